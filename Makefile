@@ -1,0 +1,55 @@
+# make lab    set up .venv and grade your lora.py (0/100 on a fresh clone, by design)
+# make test   set up the development extras and run the repository's own tests: green on a fresh clone
+# Windows has no make: README.md lists the same steps as plain commands.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# An index of CPU wheels, where one is given; on Linux the default wheel of torch is gigabytes of CUDA.
+TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: lab test lint readme stamp clean
+.DEFAULT_GOAL := lab
+
+lab: $(VENV)/.core
+	@$(BIN)/minituner grade; status=$$?; test $$status -ne 2
+
+test: $(VENV)/.dev lint
+	$(BIN)/python -m pytest tests/upkeep $(PYTEST_ARGS)
+
+# One mypy call a folder: experiments share file names.
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict src tests conftest.py
+	$(BIN)/mypy --strict solutions
+	set -e; for folder in experiments/*/; do $(BIN)/mypy --strict $$folder; done
+
+# Maintainers: rewrite the real output quoted in the READMEs; mark translations as up to date.
+readme: $(VENV)/.dev
+	$(BIN)/python tests/upkeep/readme_output.py
+stamp: $(VENV)/.dev
+	$(BIN)/python tests/upkeep/parity.py --stamp
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .minituner
+
+# A torch of the pinned version that $(PYTHON) already imports is used as it is, not downloaded again.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "minituner: expected Python 3.11 or newer, got $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 2; }
+	@if $(PYTHON) -c 'import sys, torch; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)")' 2>/dev/null; \
+	  then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "minituner: setting up $(VENV) (the first time takes a few minutes)"
+	@$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  $(PIP) torch==$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""minituner: learn LoRA by writing it. Imports nothing, so a broken lab file breaks only itself."""

@@ -1,0 +1,138 @@
+"""lab/labs.toml as typed objects: the one list of labs, tasks, points and hints.
+
+Leaves out: any judgement. tests/upkeep checks that the registry agrees with tests, pages and stubs.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from minituner.words import language
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class RegistryError(Exception):
+    """The registry cannot answer: no repository here, or no such lab. Ours or the caller's."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """A text in English and Spanish."""
+
+    en: str
+    es: str
+
+    def __str__(self) -> str:
+        return self.es if language() == "es" else self.en
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a lab; `kind` is code, types (mypy) or notes."""
+
+    id: str
+    kind: str
+    points: int
+    needs: tuple[str, ...]
+    tests: tuple[str, ...]  # function names in the lab's contract
+    title: Both
+    hints: tuple[Both, ...]  # a question, a pointer, a near-solution
+    pitfall: str
+
+    @property
+    def block(self) -> str:
+        return self.id[0]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One lab; paths are relative to the repository's root."""
+
+    id: str
+    slug: str
+    title: Both
+    file: str
+    contract: str
+    page: str
+    blueprint: str
+    experiment: str
+    notes: str
+    notes_flat: str
+    reading: tuple[str, ...]
+    expressions: tuple[str, ...]
+    imports: tuple[str, ...]
+    blocks: dict[str, Both]
+    tasks: tuple[Task, ...]
+
+    @property
+    def star(self) -> str:
+        """The file's own name, lora.py."""
+        return Path(self.file).name
+
+    @property
+    def reference(self) -> str:
+        return f"solutions/{self.star}"
+
+    @property
+    def max_score(self) -> int:
+        return sum(task.points for task in self.tasks)
+
+    def task(self, task_id: str) -> Task:
+        return next(task for task in self.tasks if task.id == task_id)
+
+    def task_of(self) -> dict[str, str]:
+        """Test function name -> task id."""
+        return {name: task.id for task in self.tasks for name in task.tests}
+
+
+def _task(row: dict[str, Any]) -> Task:
+    hints = zip(row["hints"]["en"], row["hints"]["es"], strict=True)
+    return Task(
+        id=row["id"],
+        kind=row.get("kind", "code"),
+        points=row["points"],
+        needs=tuple(row["needs"]),
+        tests=tuple(row["tests"]),
+        title=Both(**row["title"]),
+        hints=tuple(Both(en, es) for en, es in hints),
+        pitfall=row["pitfall"],
+    )
+
+
+def _lab(row: dict[str, Any]) -> Lab:
+    row |= {name: tuple(row[name]) for name in ("reading", "expressions", "imports")}
+    row["title"] = Both(**row["title"])
+    row["blocks"] = {name: Both(**both) for name, both in row["blocks"].items()}
+    tasks = tuple(_task(task) for task in row.pop("task"))
+    return Lab(tasks=tasks, **row)
+
+
+@cache
+def labs() -> dict[str, Lab]:
+    """Every lab by its id, in order.
+
+    Raises:
+        RegistryError: lab/labs.toml is not where an editable install of a clone has it.
+    """
+    path = ROOT / "lab" / "labs.toml"
+    if not path.is_file():
+        raise RegistryError(f"lab/labs.toml: not found under {ROOT}; run from a clone (make lab)")
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))["lab"]
+    return {lab.id: lab for lab in map(_lab, rows)}
+
+
+def lab(lab_id: str) -> Lab:
+    """The lab with this id.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    try:
+        return labs()[lab_id]
+    except KeyError:
+        raise RegistryError(f"--lab: expected one of {', '.join(labs())}, got {lab_id!r}") from None

@@ -1,0 +1,62 @@
+"""What people read, in their language: English in the code, Spanish beside it in words.es.toml.
+
+English sentences are the keys, so the code reads as it speaks. Leaves out: plurals and other
+languages. tests/upkeep holds the two together: every sentence has its twin, with the same fields.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+
+LANGUAGES = ("en", "es")
+VARIABLE = "MINITUNER_LANG"
+
+
+def language() -> str:
+    """The reader's language: MINITUNER_LANG, else the locale's, else English."""
+    wanted = os.environ.get(VARIABLE)
+    if wanted is None:
+        named = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+        wanted = next((value for value in named if value), locale.getlocale()[0] or "en")
+    return "es" if wanted.lower().startswith(("es", "spanish")) else "en"
+
+
+@cache
+def catalog() -> dict[str, str]:
+    """English sentence -> Spanish sentence."""
+    text = (Path(__file__).with_name("words.es.toml")).read_text(encoding="utf-8")
+    return {pair["en"]: pair["es"] for pair in tomllib.loads(text)["say"]}
+
+
+def say(sentence: str, **values: object) -> str:
+    """The sentence in the reader's language, with its {fields} filled in."""
+    spoken = catalog().get(sentence, sentence) if language() == "es" else sentence
+    return spoken.format(**values) if values else spoken
+
+
+def page(path: str) -> str:
+    """The reader's face of a bilingual page: lab/x.md -> lab/x.es.md in Spanish."""
+    return path.replace(".md", ".es.md") if language() == "es" else path
+
+
+def explain(*, measured: object, expected: object, cause: str, read: str) -> str:
+    """A failure in four lines: what was measured, what was expected, why, and where to read.
+
+    Args:
+        measured: in code notation, so that it needs no translation; `expected` likewise.
+        cause: the likely cause, one sentence, a key of the catalog.
+        read: a pitfall of the lab page ("P1") or a page.
+    """
+    where = f"lab/00-lora-by-hand.md {read}" if read[:1] == "P" else read
+    lines = (
+        (say("measured"), measured),
+        (say("expected"), expected),
+        (say("likely cause"), say(cause)),
+        (say("read"), page(where)),
+    )
+    width = max(len(label) for label, _ in lines)
+    return "\n" + "\n".join(f"{label:>{width}}: {value}" for label, value in lines)
