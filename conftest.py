@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import random
-import sys
 import warnings
 import zlib
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
+from minituner.standin import stand_in
+
 ROOT = Path(__file__).parent
-
-
-class StandIn:
-    """Makes `import minituner.lora` read <folder>/lora.py; a file stands in for its namesake."""
-
-    def __init__(self, files: dict[str, Path]) -> None:
-        self.files = files
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        found = self.files.get(name)
-        return spec_from_file_location(name, found) if found else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,9 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     standing = {f"minituner.{f.stem}": f for f in files if f.is_file() and f.stem in stars}
     if not standing:
         raise pytest.UsageError(f"--impl: expected a lora.py or a folder with one, got {impl}")
-    for name in standing:
-        sys.modules.pop(name, None)
-    sys.meta_path.insert(0, StandIn(standing))
+    stand_in(standing)
 
 
 def devices(only: str | None) -> list[str]:

@@ -58,5 +58,4 @@ def explain(*, measured: object, expected: object, cause: str, read: str) -> str
         (say("likely cause"), say(cause)),
         (say("read"), page(where)),
     )
-    width = max(len(label) for label, _ in lines)
-    return "\n" + "\n".join(f"{label:>{width}}: {value}" for label, value in lines)
+    return "\n" + "\n".join(f"{label}: {value}" for label, value in lines)

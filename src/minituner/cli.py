@@ -1,0 +1,163 @@
+"""The commands: grade, reset, doctor. Words and keys only; the judgement is in grading/.
+
+Exit codes: 0 passed, 1 not yet, 2 broken (ours, or a wrong call).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from minituner import card
+from minituner.grading import doctor as checks
+from minituner.grading import practice, stub
+from minituner.grading.registry import ROOT, RegistryError, lab
+from minituner.grading.report import Report, TaskResult
+from minituner.words import LANGUAGES, VARIABLE, say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Learn LoRA by writing it. Start with: minituner grade",
+)
+
+LabId = Annotated[str, typer.Option("--lab", help="Which lab, for example 00.")]
+Impl = Annotated[
+    str, typer.Option("--impl", help="Whose code: student, reference, a lora.py, or a folder.")
+]
+Lang = Annotated[str, typer.Option("--lang", help="en or es; the default is your locale's.")]
+
+
+def _speak(lang: str) -> None:
+    if lang and lang not in LANGUAGES:
+        _broken(say("--lang: expected one of {all}, got {got}", all=", ".join(LANGUAGES), got=lang))
+    if lang:
+        os.environ[VARIABLE] = lang  # the test process reads it too
+
+
+def _broken(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)
+
+
+@app.command(epilog="Example: minituner grade --lang es")
+def grade(
+    lab_id: LabId = "00",
+    impl: Impl = "student",
+    lang: Lang = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Also write pytest's JUnit XML here.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeat the verdict with this seed.")] = None,
+) -> None:
+    """Grade a lab: gates, contract, types and notes; exit 0 when all is green, 1 when not yet."""
+    _speak(lang)
+    try:
+        which = lab(lab_id)
+        submission = practice.find(which, impl)
+    except (RegistryError, practice.NoSuchFile) as error:
+        _broken(str(error))
+    junit = None if junit is None else junit.resolve()
+    console = card.console()
+    if as_json:
+        report = practice.grade(which, submission, seed=seed, junit=junit)
+        typer.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+    elif console.is_terminal:
+        with Live(console=console, transient=True, refresh_per_second=8) as live:
+
+            def show(tasks: tuple[TaskResult, ...], doing: str) -> None:
+                parts = (card.heading(which, str(submission.star)), card.table(which, tasks))
+                live.update(Group(*parts, Text(f"\n… {doing}", "dim")))
+
+            report = practice.grade(which, submission, seed=seed, junit=junit, progress=show)
+        console.print(card.full(which, report))
+    else:
+        report = practice.grade(which, submission, seed=seed, junit=junit, progress=_say_once())
+        console.print(card.full(which, report))
+    raise typer.Exit(report.exit_code)
+
+
+def _say_once() -> practice.Progress:
+    """Without a terminal: each new step on its own line, on stderr."""
+    said: list[str] = []
+
+    def show(tasks: tuple[TaskResult, ...], doing: str) -> None:
+        if doing not in said:
+            said.append(doing)
+            passed = sum(task.points for task in tasks)
+            typer.echo(f"… {doing} ({passed})", err=True)
+
+    return show
+
+
+@app.command(epilog="Example: minituner reset --lab 00")
+def reset(
+    lab_id: LabId = "00",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    lang: Lang = "",
+) -> None:
+    """Put the lab's file back as shipped; your version is kept beside it with its date."""
+    _speak(lang)
+    try:
+        which = lab(lab_id)
+        shipped = stub.stub(which)
+    except RegistryError as error:
+        _broken(str(error))
+    except FileNotFoundError:
+        _broken(
+            say(
+                "{path} is not here; try: git checkout {file}",
+                path=which.reference,
+                file=which.file,
+            )
+        )
+    path = ROOT / which.file
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == shipped:
+        typer.echo(say("{file} is as shipped already", file=which.file))
+        return
+    question = say("Put {file} back as shipped? Your version is kept.", file=which.file)
+    if not yes and not typer.confirm(question):
+        typer.echo(say("nothing was changed"))
+        raise typer.Exit(1)
+    if path.is_file():
+        kept = path.with_name(f"{path.name}.{datetime.now():%Y-%m-%d-%H%M%S}")
+        shutil.copy2(path, kept)
+        typer.echo(say("your version is kept in {path}", path=kept.relative_to(ROOT)))
+    path.write_text(shipped, encoding="utf-8", newline="\n")
+    typer.echo(say("{file} is as shipped again", file=which.file))
+
+
+@app.command(epilog="Example: minituner doctor")
+def doctor(lang: Lang = "") -> None:
+    """Check Python, torch, the tools, and that the reference is green on this machine."""
+    _speak(lang)
+    console, healthy = card.console(), True
+    for check in checks.examine():
+        healthy = healthy and check.ok
+        mark, style = card.MARKS["passed" if check.ok else "failed"]
+        console.print(Text.assemble((f"{mark} ", style), check.said))
+        if check.cure:
+            console.print(Text(f"  {check.cure}", "dim"))
+    raise typer.Exit(0 if healthy else 2)
+
+
+def main() -> None:
+    """The console script. Anything unforeseen is ours: exit 2, never the learner's 1."""
+    try:
+        app()
+    except Exception as error:
+        typer.echo(say("This is our fault, not yours: {why}", why=repr(error)), err=True)
+        sys.exit(2)
+
+
+__all__ = ["Report", "app", "main"]

@@ -1,0 +1,246 @@
+"""Runs a lab's contract on one file, in a child process that may crash, hang or exit.
+
+The child is forked from a server that has torch and pytest loaded (Linux), else started afresh.
+The verdict counts required test ids one by one: no exit code is trusted, no output is parsed.
+Leaves out: isolation. The child is the learner's own machine (practice); the exam is elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from minituner.grading import relay
+from minituner.grading.registry import ROOT, Lab
+from minituner.grading.report import TestResult
+from minituner.words import say
+
+START_SECONDS = 120.0  # importing torch on a cold disk
+TEST_SECONDS = 10.0  # an honest test takes milliseconds
+PATIENCE = 2  # how many tests may end or hang the process before the rest is left unrun
+
+
+@dataclass
+class ContractRun:
+    """What came back: results by test name on the cpu, the same for other devices, our faults."""
+
+    tests: dict[str, TestResult] = field(default_factory=dict)
+    elsewhere: dict[str, TestResult] = field(default_factory=dict)  # "name[cuda]"
+    unrunnable: str = ""  # why the file cannot be imported: the learner's, and every test fails
+    broken: str = ""  # why the run itself failed: ours
+    culprit: str = ""  # the last test that ended or hung its process, and why
+    seconds: float = 0.0
+
+
+OnResult = Callable[[ContractRun], None]
+
+
+@cache
+def context() -> BaseContext:
+    """How children start: a preloaded fork server on Linux, a fresh interpreter elsewhere."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["minituner.grading.preload"])
+    return forkserver
+
+
+def run_contract(
+    lab: Lab,
+    star: Path,
+    *,
+    seed: int,
+    junit: Path | None = None,
+    on_result: OnResult = lambda run: None,
+    test_seconds: float = TEST_SECONDS,
+) -> ContractRun:
+    """Run every test of the lab's contract against the file `star`.
+
+    Args:
+        seed: of the run; the same seed draws the same shapes and the same order.
+        junit: where pytest writes its own JUnit XML.
+        on_result: called after each result with what is known so far.
+        test_seconds: wall time after which one test is ended; it then earns nothing.
+    """
+    run, started = ContractRun(), time.monotonic()
+    wanted = [f"{lab.contract}::{name}[cpu]" for task in lab.tasks for name in task.tests]
+    for attempt in range(PATIENCE):
+        selected = [lab.contract] if attempt == 0 else _left(wanted, run)
+        args = [*selected, f"--impl={star}", f"--randomly-seed={seed}"]
+        if junit is not None and attempt == 0:
+            args.append(f"--junitxml={junit}")
+        ended_early = _one_child(run, star, args, wanted, on_result, test_seconds)
+        if not ended_early or run.broken or run.unrunnable or not _left(wanted, run):
+            break
+    else:
+        unrun = TestResult(
+            "failed", say("not run, because of an earlier test") + f": {run.culprit}"
+        )
+        run.tests |= {_name(test_id): unrun for test_id in _left(wanted, run)}
+    run.seconds = time.monotonic() - started
+    on_result(run)
+    return run
+
+
+def _name(test_id: str) -> str:
+    return test_id.rpartition("::")[2].removesuffix("[cpu]")
+
+
+def _left(wanted: list[str], run: ContractRun) -> list[str]:
+    return [test_id for test_id in wanted if _name(test_id) not in run.tests]
+
+
+def _one_child(
+    run: ContractRun,
+    star: Path,
+    args: list[str],
+    wanted: list[str],
+    on_result: OnResult,
+    test_seconds: float,
+) -> bool:
+    """Start one child and listen to it; True when a test ended or hung it before the end."""
+    ours, theirs = context().Pipe(duplex=False)
+    child = context().Process(  # type: ignore[attr-defined]  # every concrete context has one
+        target=relay.main, args=(theirs, str(ROOT), str(star), args, test_seconds), daemon=True
+    )
+    child.start()
+    theirs.close()
+    state = _State(wanted)
+    try:
+        for event in _events(ours, state, test_seconds):
+            state.take(run, event)
+            if event["event"] == "result":
+                on_result(run)
+        if state.last == "done":
+            _check_complete(run, state)
+            return False
+        if not state.ready:
+            run.broken = say("the test process did not start")
+        else:
+            _blame(run, state, _why(state.last, child, test_seconds))
+        return True
+    finally:
+        _end(child)
+        ours.close()
+
+
+@dataclass
+class _State:
+    """What one child has told so far."""
+
+    wanted: list[str]
+    ready: bool = False
+    running: str = ""  # the test id in progress
+    collected: frozenset[str] | None = None
+    stuck: str = ""  # the learner's line on which a test hangs
+    stopped: str = ""  # an exception that ended pytest itself: exit() at import, say
+    last: str = ""
+
+    def take(self, run: ContractRun, event: dict[str, Any]) -> None:
+        self.last = event["event"]
+        if self.last == "ready":
+            self.ready = True
+        elif self.last == "collected":
+            self.collected = frozenset(event["ids"])
+        elif self.last == "start":
+            self.running = event["id"]
+        elif self.last == "result":
+            self.running = ""
+            _keep(run, event)
+        elif self.last == "uncollected":
+            # A file that cannot be imported fails every test by itself.
+            run.unrunnable = "\n".join(filter(None, (event["where"], event["message"])))
+        elif self.last == "broken":
+            run.broken = event["message"]
+        elif self.last == "stuck":
+            self.stuck = event["where"]
+        elif self.last == "stopped":
+            self.stopped = event["message"]
+
+
+def _events(wire: Connection, state: _State, test_seconds: float) -> Iterator[dict[str, Any]]:
+    """The child's events, up to "done"; or "silent" when it hangs, or "gone" when it ended."""
+    while state.last != "done":
+        try:
+            if state.last == "stuck":
+                yield {"event": "silent"}
+                return
+            # A little more than the child's own watch, which can name the line.
+            limit = test_seconds if state.running else test_seconds * relay.IMPORT_SLACK
+            if not wire.poll(limit + 1 if state.ready else START_SECONDS):
+                yield {"event": "silent"}
+                return
+            event = json.loads(wire.recv_bytes(1 << 20))
+        except (EOFError, OSError):
+            yield {"event": "gone"}
+            return
+        yield event
+
+
+def _check_complete(run: ContractRun, state: _State) -> None:
+    """pytest ended by itself: a required test without a result has somebody to answer for it."""
+    left = _left(state.wanted, run)
+    if not left or run.broken or run.unrunnable:
+        return
+    lost = [test_id for test_id in left if state.collected and test_id not in state.collected]
+    if lost:
+        run.broken = say("the contract has no test {name}", name=_name(lost[0]))
+    else:
+        _blame(run, state, state.stopped or say("the run was interrupted from inside the file"))
+
+
+def _keep(run: ContractRun, event: dict[str, Any]) -> None:
+    result = TestResult(event["outcome"], event["message"], event["where"])
+    name = event["id"].rpartition("::")[2]
+    if name.endswith("[cpu]"):
+        run.tests[_name(name)] = result
+    else:
+        run.elsewhere[name] = result
+
+
+def _why(kind: str, child: BaseProcess, test_seconds: float) -> str:
+    if kind == "silent":
+        return say(
+            "no end after {seconds} s, so it was stopped: is there an endless loop?",
+            seconds=f"{test_seconds:g}",
+        )
+    child.join(timeout=5)
+    return say(
+        "the process ended here (exit code {code}): is there an exit or a crash?",
+        code=child.exitcode,
+    )
+
+
+def _blame(run: ContractRun, state: _State, why: str) -> None:
+    """A test that ended the process failed; an import that did is a file that cannot be run."""
+    failed = TestResult("failed", why, state.stuck)
+    if not state.running:
+        run.unrunnable = "\n".join(filter(None, (state.stuck, why)))
+        return
+    run.culprit = f"{_name(state.running)}\n{state.stuck}\n{why}".replace("\n\n", "\n")
+    if state.running.endswith("[cpu]"):
+        run.tests[_name(state.running)] = failed
+    else:
+        run.elsewhere[state.running.rpartition("::")[2]] = failed
+
+
+def _end(child: BaseProcess) -> None:
+    """Kill the child and whatever it started, and wait for it."""
+    if child.pid is not None and hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+    child.join()

@@ -1,0 +1,95 @@
+"""The notes gate: reads the learner's table, measures again, and names what does not agree.
+
+The measuring is the experiment's own run.py, in a process of its own. Leaves out: the learner's
+sentences and predictions; nobody grades those.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from minituner.grading.registry import ROOT, Lab
+from minituner.grading.report import GateResult
+from minituner.words import say
+
+MEASURE_SECONDS = 120.0
+MERGE_FACTOR = 30.0  # merge_diff is rounding noise: its size is stable, its digits are not
+ROW = re.compile(r"^\| *`?(?P<key>\w+)`? *\|[^|\n]*\|(?P<value>[^|\n]*)\|", re.MULTILINE)
+
+
+def check_notes(lab: Lab, star: Path, notes: Path | None) -> GateResult:
+    """Compare the notes with a fresh measurement of the same file."""
+    if notes is None or not notes.is_file():
+        where = notes or lab.notes
+        return _failed([say("{path}: not found; it is the form to fill in", path=where)])
+    try:
+        written = read(notes.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        return _failed([say("{path}: cannot be read ({why})", path=notes, why=error)])
+    command = [sys.executable, str(ROOT / lab.experiment), "--impl", str(star), "--json"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=MEASURE_SECONDS, check=False
+        )
+        measured: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return _failed([say("{command} gave no values; run it yourself", command=lab.experiment)])
+    found = compare(written, measured)
+    return _failed(found) if found else GateResult("notes", "passed")
+
+
+def read(text: str) -> dict[str, str]:
+    """The last cell of each row whose first cell is a key, blank cells left out."""
+    rows = ((m["key"], m["value"].strip().strip("`")) for m in ROW.finditer(text))
+    return {key: value for key, value in rows if value}
+
+
+def compare(written: dict[str, str], measured: dict[str, str]) -> list[str]:
+    """One line for each value that is missing, stale or not what was measured.
+
+    `initial_output_diff`, `grad_A_at_init` and `trainable_params` must agree exactly;
+    `grad_B_at_init` within 5 %; `merge_diff` within a factor of 30, above 0 and below 1e-5. A file
+    whose merge is exact to the bit may say 0.
+    """
+    missing = [key for key in measured if key not in written]
+    if missing:
+        return [say("notes: no value for {keys}; run run.py --write", keys=", ".join(missing))]
+    if written["lora_sha256"] != measured["lora_sha256"]:
+        return [say("notes: stale, lora.py has changed since they were written; measure again")]
+    found = []
+    for key, value in measured.items():
+        if key == "lora_sha256":
+            continue
+        try:
+            mine, ours = float(written[key]), float(value)
+        except ValueError:
+            found.append(say("notes: {key}: not a number: {got}", key=key, got=written[key]))
+            continue
+        if not _agrees(key, mine, ours):
+            found.append(
+                say(
+                    "notes: {key}: written {got}, measured {value}",
+                    key=key,
+                    got=written[key],
+                    value=value,
+                )
+            )
+    return found
+
+
+def _agrees(key: str, mine: float, ours: float) -> bool:
+    if key == "merge_diff":
+        within = ours / MERGE_FACTOR <= mine <= ours * MERGE_FACTOR
+        return mine < 1e-5 and within and (mine > 0 or ours == 0)
+    if key == "grad_B_at_init":
+        return mine > 0 and math.isclose(mine, ours, rel_tol=0.05)
+    return mine == ours
+
+
+def _failed(found: list[str]) -> GateResult:
+    return GateResult("notes", "failed", tuple(found))

@@ -1,0 +1,137 @@
+"""`minituner grade`: gates, contract, mypy and notes on one file, on the learner's own machine.
+
+A practice verdict can be forged by the file it runs, and its report says so (isolation "none").
+Leaves out: how it looks (card.py) and the authoritative exam.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from minituner.grading import gates as source_gates
+from minituner.grading import tools
+from minituner.grading.contract import ContractRun, run_contract
+from minituner.grading.notes import check_notes
+from minituner.grading.registry import ROOT, Lab
+from minituner.grading.report import GateResult, Report, TaskResult, judge
+from minituner.words import say
+
+TOOLS = ("torch", "numpy", "pytest", "pytest-randomly", "mypy", "ruff")
+Progress = Callable[[tuple[TaskResult, ...], str], None]  # what is known, what goes on now
+
+
+class NoSuchFile(Exception):
+    """There is nothing to grade where --impl points: the caller's mistake."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The files one grade concerns."""
+
+    star: Path
+    notes: Path | None
+
+
+def find(lab: Lab, impl: str) -> Submission:
+    """student, reference, a lora.py, or a folder (repository layout first, then flat).
+
+    Raises:
+        NoSuchFile: no such file there.
+    """
+    if impl == "student":
+        return Submission(ROOT / lab.file, ROOT / lab.notes)
+    if impl == "reference":
+        return Submission(ROOT / lab.reference, ROOT / "solutions" / lab.notes_flat)
+    path = Path(impl).resolve()
+    if path.is_dir():
+        stars = (path / lab.file, path / lab.star)
+        notes = (path / lab.notes, path / lab.notes_flat)
+    else:
+        stars, notes = (path, path), (path.with_name(lab.notes_flat),) * 2
+    star = next((file for file in stars if file.is_file()), None)
+    if star is None or star.name != lab.star:
+        raise NoSuchFile(
+            say(
+                "--impl: expected a {star} or a folder with one, got {got}", star=lab.star, got=impl
+            )
+        )
+    return Submission(star, next((file for file in notes if file.is_file()), notes[-1]))
+
+
+def grade(
+    lab: Lab,
+    submission: Submission,
+    *,
+    seed: int | None = None,
+    junit: Path | None = None,
+    progress: Progress = lambda tasks, doing: None,
+) -> Report:
+    """The practice report; `progress` hears of every result as it comes."""
+    started = time.monotonic()
+    seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+    gates: dict[str, GateResult] = {}
+    run = ContractRun()
+
+    def known(finished: bool = False) -> tuple[TaskResult, ...]:
+        return judge(lab, run.tests, gates, finished=finished)
+
+    source = source_gates.intake(submission.star)
+    if isinstance(source, str):
+        gates["source"] = GateResult("source", "failed", (source,), ("*",))
+    else:
+        gates |= {gate.id: gate for gate in source_gates.check_source(source, lab)}
+    if not isinstance(source, str) and gates["source"].outcome == "passed":
+        progress(known(), say("running the contract"))
+
+        def heard(so_far: ContractRun) -> None:
+            nonlocal run
+            run = so_far
+            progress(known(), say("running the contract"))
+
+        run = run_contract(lab, submission.star, seed=seed, junit=junit, on_result=heard)
+        if run.unrunnable:
+            gates["import"] = GateResult("import", "failed", (run.unrunnable,), ("*",))
+        if run.broken:
+            gates["contract"] = GateResult("contract", "error", (run.broken,))
+        gates["ruff"] = tools.advise(submission.star)
+        code = {task.id for task in lab.tasks if task.kind == "code"}
+        if all(task.outcome == "passed" for task in known() if task.id in code):
+            progress(known(), say("measuring for the notes"))
+            gates["notes"] = check_notes(lab, submission.star, submission.notes)
+            progress(known(), say("checking the types (a first run takes about 20 s)"))
+            gates["types"] = tools.check_types(submission.star, source.text)
+    tasks = known(finished=True)
+    return Report(
+        lab=lab.id,
+        file=_shown(submission.star),
+        score=sum(task.points for task in tasks),
+        max_score=lab.max_score,
+        isolation="none",
+        seed=seed,
+        versions=versions(),
+        duration_s=round(time.monotonic() - started, 3),
+        gates=tuple(gates.values()),
+        tasks=tasks,
+        extra={name: result.outcome for name, result in run.elsewhere.items()},
+    )
+
+
+def _shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def versions() -> dict[str, str]:
+    """Python and every tool that a verdict depends on."""
+    found = {"minituner": version("minituner"), "python": platform.python_version()}
+    for tool in TOOLS:
+        try:
+            found[tool] = version(tool)
+        except PackageNotFoundError:
+            found[tool] = "missing"
+    return found
