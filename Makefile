@@ -10,14 +10,14 @@ TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab test lint readme stamp clean
+.PHONY: lab test lint readme tables stamp clean
 .DEFAULT_GOAL := lab
 
 lab: $(VENV)/.core
 	@$(BIN)/minituner grade; status=$$?; test $$status -ne 2
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest tests/upkeep $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/upkeep --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
 
 # One mypy call a folder: experiments share file names.
 lint: $(VENV)/.dev
@@ -30,6 +30,9 @@ lint: $(VENV)/.dev
 # Maintainers: rewrite the real output quoted in the READMEs; mark translations as up to date.
 readme: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/readme_output.py
+tables: $(VENV)/.dev
+	$(BIN)/python tests/upkeep/harness.py mutants
+	$(BIN)/python tests/upkeep/harness.py variants
 stamp: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/parity.py --stamp
 

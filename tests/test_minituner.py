@@ -10,6 +10,7 @@ seeds change with every run; a failing test prints the seed that repeats it.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -126,6 +127,10 @@ def wrapped_gpt(device: str, dropout: float = 0.0) -> MiniGPT:
     return model
 
 
+class Special(nn.Linear):
+    """Somebody's own kind of nn.Linear."""
+
+
 def decoy_tree(device: str) -> nn.Module:
     """Targets among decoys: names with a target or 'lora' inside, modules of other kinds."""
     linear = [nn.Linear(5, 4, device=device) for _ in range(9)]
@@ -138,13 +143,14 @@ def decoy_tree(device: str) -> nn.Module:
     tree.conv = nn.ModuleDict({"q_proj": nn.Conv1d(5, 4, 1, device=device)})
     tree.seq = nn.ModuleDict({"q_proj": nn.Sequential(linear[7])})
     tree.lora_tower = nn.ModuleDict({"q_proj": linear[8]})
+    tree.base = nn.ModuleDict({"q_proj": Special(5, 4, device=device)})
     tree.lora_scale = nn.Parameter(torch.ones(3, device=device))
     tree.register_buffer("lora_table", torch.ones(2, device=device))
     return tree
 
 
 TREE_TARGETS = ("q_proj", "mlp.fc1")
-TREE_MATCHES = ["block.mlp.fc1", "block.q_proj", "lora_tower.q_proj", "q_proj"]
+TREE_MATCHES = ["base.q_proj", "block.mlp.fc1", "block.q_proj", "lora_tower.q_proj", "q_proj"]
 
 
 class Twins(nn.Module):
@@ -250,6 +256,7 @@ def test_lora_param_count_fields_record_the_arguments(device: str) -> None:
     base = draw_linear(device)
     r, alpha, scale = draw_scale()
     layer = LoRALinear(base, r=r, alpha=alpha)
+    LoRALinear(draw_linear(device), r=r + 1, alpha=alpha + 1)  # another layer changes nothing here
     got = (layer.base is base, layer.r, layer.alpha, layer.scaling)
     assert got == (True, r, alpha, scale), explain(
         measured=f"(base is base, r, alpha, scaling) = {got}",
@@ -262,6 +269,32 @@ def test_lora_param_count_fields_record_the_arguments(device: str) -> None:
         expected="float",
         cause="scaling is a tensor or a buffer: .to(bfloat16) would round it",
         read="P2",
+    )
+
+
+@pytest.mark.task("A1")
+def test_lora_param_count_arguments_may_be_positional_and_alpha_an_int(device: str) -> None:
+    """LoRALinear(base, 8, 12, 0.25, False): this order, an int alpha, r above in and out."""
+    layer = LoRALinear(nn.Linear(4, 3, device=device), 8, 12, 0.25, False)
+    got = (layer.r, layer.alpha, layer.scaling, layer.base.weight.requires_grad)
+    assert got == (8, 12, 1.5, True), explain(
+        measured=f"(r, alpha, scaling, base.weight.requires_grad) = {got}",
+        expected=(8, 12, 1.5, True),
+        cause="the order of the arguments differs, or a check refuses what the contract allows",
+        read="src/minituner/BLUEPRINT.md",
+    )
+
+
+@pytest.mark.task("A1")
+def test_lora_param_count_accepts_a_subclass_of_linear(device: str) -> None:
+    """A subclass of nn.Linear is an nn.Linear."""
+    base = Special(4, 3, device=device)
+    said = refusal(partial(LoRALinear, base), TypeError, ValueError)
+    assert said is None, explain(
+        measured=f"LoRALinear(Special(4, 3)) -> {said!r}",
+        expected="class Special(nn.Linear): LoRALinear",
+        cause="the type of base is compared with ==; use isinstance",
+        read="src/minituner/BLUEPRINT.md",
     )
 
 
@@ -308,7 +341,7 @@ def test_lora_param_count_alpha_does_not_follow_r(device: str) -> None:
 
 @pytest.mark.task("A1")
 def test_lora_param_count_rejects_a_rank_below_one(device: str) -> None:
-    """r < 1 raises ValueError, and the message names r and the value it got."""
+    """r < 1 raises ValueError (TypeError will do), naming r and the value it got."""
     for bad in (0, -3):
         said = refusal(partial(LoRALinear, draw_linear(device), r=bad), ValueError, TypeError)
         assert said is not None and "r" in said and str(bad) in said, explain(
@@ -321,7 +354,7 @@ def test_lora_param_count_rejects_a_rank_below_one(device: str) -> None:
 
 @pytest.mark.task("A1")
 def test_lora_param_count_rejects_a_dropout_outside_0_1(device: str) -> None:
-    """dropout outside [0, 1) raises ValueError, 1.0 included, and the message names it."""
+    """dropout outside [0, 1), 1.0 included, raises ValueError naming it and the value."""
     for bad in (-0.25, 1.0, 1.5):
         call = partial(LoRALinear, draw_linear(device), dropout=bad)
         said = refusal(call, ValueError, TypeError)
@@ -411,8 +444,10 @@ def test_lora_param_count_adds_no_parameter_but_A_and_B(device: str) -> None:
 @pytest.mark.task("A2")
 def test_lora_param_count_factors_follow_the_dtype_of_base(device: str) -> None:
     """A and B have base's dtype and device."""
-    for dtype in (torch.float32, torch.bfloat16):
-        base = draw_linear(device, dtype)
+    # A meta tensor has a shape and no memory: another device, on every machine.
+    places = ((torch.float32, device), (torch.bfloat16, device), (torch.float32, "meta"))
+    for dtype, place in places:
+        base = nn.Linear(7, 5, dtype=dtype, device=place)
         layer = LoRALinear(base, r=2)
         got = {(p.dtype, p.device) for p in (layer.lora_A, layer.lora_B)}
         assert got == {(dtype, base.weight.device)}, explain(
@@ -479,7 +514,7 @@ def test_lora_init_identity_A_comes_from_the_global_seed(device: str) -> None:
     again = LoRALinear(base).lora_A.detach()
     got = (torch.equal(first, again), torch.equal(first, second))
     assert got == (True, False), explain(
-        measured=f"(same seed same A, next layer same A) = {got}",
+        measured=f"(A == A(same seed), A == A(next layer)) = {got}",
         expected=(True, False),
         cause="the constructor seeds torch itself, or draws A from somewhere torch cannot seed",
         read="src/minituner/BLUEPRINT.md",
@@ -524,13 +559,28 @@ def test_lora_init_identity_dropout_acts_on_the_branch_input(device: str) -> Non
 
 @pytest.mark.float64
 @pytest.mark.task("A4")
+def test_lora_init_identity_dropout_draws_a_new_mask_each_time(device: str) -> None:
+    """Two calls in train mode differ."""
+    layer, _ = dropout_pair(device)
+    x = torch.randn(64, layer.base.in_features, dtype=torch.float64, device=device)
+    got = gap(layer.train()(x), layer(x))
+    assert got > 1e-6, explain(
+        measured=f"max|layer(x) - layer(x)| in train = {got:.3g}",
+        expected="> 0",
+        cause="the mask is drawn once or from a fixed seed, or dropout never acts",
+        read="P5",
+    )
+
+
+@pytest.mark.float64
+@pytest.mark.task("A4")
 def test_lora_init_identity_dropout_is_silent_in_eval(device: str) -> None:
     """After eval() the output is that of the same layer without dropout."""
     layer, twin = dropout_pair(device)
     x = torch.randn(64, layer.base.in_features, dtype=torch.float64, device=device)
     got = gap(layer.train().eval()(x), twin.eval()(x))
     assert got < 1e-12, explain(
-        measured=f"max|layer(x) - the same without dropout| in eval = {got:.3g}",
+        measured=f"max|layer.eval()(x) - twin.eval()(x)| = {got:.3g}",
         expected="< 1e-12",
         cause="dropout still acts in eval: use nn.Dropout, or pass self.training to F.dropout",
         read="P5",
@@ -547,10 +597,12 @@ def test_lora_init_identity_mode_follows_the_base(device: str) -> None:
     awake = gap(layer.train()(x), twin(x)) > 1e-6
     silent_again = gap(layer.eval()(x), twin(x)) < 1e-12
     born_awake = LoRALinear(draw_linear(device).train(), dropout=0.5).training
-    got = (born_silent, awake, silent_again, born_awake)
-    assert got == (True, True, True, True), explain(
-        measured=f"(eval base: silent, train(): active, eval(): silent, train base: train) = {got}",
-        expected=(True, True, True, True),
+    asleep = draw_linear(device).eval()
+    LoRALinear(asleep)
+    got = (born_silent, awake, silent_again, born_awake, asleep.training)
+    assert got == (True, True, True, True, False), explain(
+        measured=f"(eval base: silent, train(): active, eval(): silent, born, base) = {got}",
+        expected=(True, True, True, True, False),
         cause="a new module is born in train mode: call self.train(base.training) at the end",
         read="P5",
     )
@@ -564,7 +616,7 @@ def test_lora_init_identity_no_dropout_by_default(device: str) -> None:
     x = torch.randn(64, layer.base.in_features, dtype=torch.float64, device=device)
     got = gap(layer.train()(x), layer.eval()(x))
     assert got < 1e-12, explain(
-        measured=f"max|train(x) - eval(x)| = {got:.3g} with no dropout asked for",
+        measured=f"max|train(x) - eval(x)| = {got:.3g} (dropout=0)",
         expected="< 1e-12",
         cause="some dropout acts although none was asked for, or forward differs between the modes",
         read="P5",
@@ -631,13 +683,14 @@ def test_lora_init_identity_then_the_scale_is_alpha_over_r(device: str) -> None:
 @pytest.mark.float64
 @pytest.mark.task("A5")
 def test_lora_init_identity_then_the_closed_form(device: str) -> None:
-    """layer(x) = x (W + (alpha/r) B A)ᵀ + b in float64, with and without a bias."""
-    for bias in (True, False):
+    """layer(x) = x (W + (alpha/r) B A)ᵀ + b in float64, with and without a bias or a graph."""
+    for bias, graph in ((True, True), (True, False), (False, True)):
         layer, scale = trained_layer(device, bias=bias)
         x = torch.randn(5, layer.base.in_features, dtype=torch.float64, device=device)
-        got = gap(layer(x), dense_output(layer, scale, x))
+        with torch.set_grad_enabled(graph):
+            got = gap(layer(x), dense_output(layer, scale, x))
         assert got < 1e-12, explain(
-            measured=f"max|layer(x) - closed form| = {got:.3g} (bias={bias})",
+            measured=f"max|layer(x) - closed form| = {got:.3g} (bias={bias}, grad={graph})",
             expected="< 1e-12",
             cause="forward is not base(x) + (alpha/r) B A x: a lost bias, or a lower precision",
             read=UPDATE,
@@ -651,6 +704,7 @@ def test_lora_init_identity_then_any_batch_shape(device: str) -> None:
     layer, scale = trained_layer(device)
     for lead in ((), (3,), (2, 3), (2, 1, 3), (0,), (2, 0)):
         x = torch.randn(*lead, layer.base.in_features, dtype=torch.float64, device=device)
+        x = x.transpose(0, 1) if len(lead) == 2 else x  # a view with strides of its own
         got = gap(layer(x), dense_output(layer, scale, x))
         assert got < 1e-12, explain(
             measured=f"max|layer(x) - closed form| = {got:.3g} for x of shape {tuple(x.shape)}",
@@ -663,22 +717,24 @@ def test_lora_init_identity_then_any_batch_shape(device: str) -> None:
 @pytest.mark.float64
 @pytest.mark.task("A5")
 def test_lora_init_identity_then_gradients_are_the_closed_form(device: str) -> None:
-    """dA = s Bᵀ Gᵀ x, dB = s Gᵀ x Aᵀ, dx = G (W + s B A)."""
-    layer, s = trained_layer(device)
-    base, A, B = layer.base, layer.lora_A.detach(), layer.lora_B.detach()
-    x = torch.randn(5, base.in_features, dtype=torch.float64, device=device, requires_grad=True)
-    G = torch.randn(5, base.out_features, dtype=torch.float64, device=device)
-    (layer(x) * G).sum().backward()
-    xd = x.detach()
-    want = (s * B.T @ G.T @ xd, s * G.T @ xd @ A.T, G @ dense_weight(layer, s))
-    for name, got, expected in zip("ABx", (layer.lora_A, layer.lora_B, x), want, strict=True):
-        off = gap(got.grad, expected) if got.grad is not None else float("inf")
-        assert off < 1e-12, explain(
-            measured=f"max|d{name} - closed form| = {off:.3g}",
-            expected="< 1e-12",
-            cause="a detach, .data or no_grad cuts the branch, or the scale is lost going back",
-            read=UPDATE,
-        )
+    """dA = s Bᵀ Gᵀ x, dB = s Gᵀ x Aᵀ, dx = G (W + s B A), in train and in eval mode."""
+    for mode in (True, False):
+        layer, s = trained_layer(device)
+        layer.train(mode)
+        base, A, B = layer.base, layer.lora_A.detach(), layer.lora_B.detach()
+        x = torch.randn(5, base.in_features, dtype=torch.float64, device=device, requires_grad=True)
+        G = torch.randn(5, base.out_features, dtype=torch.float64, device=device)
+        (layer(x) * G).sum().backward()
+        xd = x.detach()
+        want = (s * B.T @ G.T @ xd, s * G.T @ xd @ A.T, G @ dense_weight(layer, s))
+        for name, got, expected in zip("ABx", (layer.lora_A, layer.lora_B, x), want, strict=True):
+            off = gap(got.grad, expected) if got.grad is not None else float("inf")
+            assert off < 1e-12, explain(
+                measured=f"max|d{name} - closed form| = {off:.3g} (training={mode})",
+                expected="< 1e-12",
+                cause="a detach, .data or no_grad cuts the branch, or the scale is lost going back",
+                read=UPDATE,
+            )
 
 
 @pytest.mark.task("A5")
@@ -722,7 +778,7 @@ def test_lora_init_identity_forward_changes_nothing(device: str) -> None:
     layer(x)
     changed = changes(before, layer) + ([] if torch.equal(x, kept) else ["x"])
     assert changed == [], explain(
-        measured=f"changed by forward: {changed}",
+        measured=f"changed = {changed}",
         expected=[],
         cause="an in-place operation (+=, mul_, copy_) works on the input or on the weights",
         read="P3",
@@ -734,9 +790,9 @@ def test_lora_init_identity_forward_changes_nothing(device: str) -> None:
 
 @pytest.mark.task("A6")
 def test_lora_freeze_only_A_and_B_require_grad(device: str) -> None:
-    """By default base.weight and base.bias are frozen; A and B are not."""
-    for bias in (True, False):
-        layer = LoRALinear(draw_linear(device, bias=bias))
+    """By default base.weight and base.bias are frozen; A and B are not, whatever base was."""
+    for bias, found in ((True, True), (False, True), (True, False)):
+        layer = LoRALinear(draw_linear(device, bias=bias).requires_grad_(found))
         assert trainable(layer) == {"lora_A", "lora_B"}, explain(
             measured=f"requires_grad: {sorted(trainable(layer))}",
             expected=["lora_A", "lora_B"],
@@ -763,6 +819,22 @@ def test_lora_freeze_base_False_leaves_flags_as_found(device: str) -> None:
 
 
 @pytest.mark.task("A6")
+def test_lora_freeze_base_False_lets_base_learn(device: str) -> None:
+    """With freeze_base=False a trainable base gets its gradient, beside A and B."""
+    layer = LoRALinear(nn.Linear(4, 3, device=device), r=2, freeze_base=False)
+    fill(layer)
+    layer(torch.randn(3, 4, device=device)).square().sum().backward()
+    params = (layer.base.weight, layer.base.bias, layer.lora_A, layer.lora_B)
+    got = [p.grad is not None for p in params]
+    assert got == [True, True, True, True], explain(
+        measured=f"has a gradient: (W, b, A, B) = {got}",
+        expected=[True, True, True, True],
+        cause="forward detaches base or runs it under no_grad; freezing is requires_grad's work",
+        read="P4",
+    )
+
+
+@pytest.mark.task("A6")
 def test_lora_freeze_base_gets_no_gradient(device: str) -> None:
     """After backward base.weight.grad and base.bias.grad are None, and A and B have gradients."""
     layer = worked_layer(device)
@@ -781,6 +853,7 @@ def test_lora_freeze_base_gets_no_gradient(device: str) -> None:
 def test_lora_freeze_holds_after_to_train_eval_and_deepcopy(device: str) -> None:
     """.to(), train(), eval() and deepcopy keep base frozen, and a copy shares nothing."""
     layer = LoRALinear(draw_linear(device, torch.float32))
+    layer(torch.ones(2, layer.base.in_features, device=device))  # a layer in use
     moved = layer.to(device).to(torch.bfloat16).to(torch.float32).eval().train()
     twin = copy.deepcopy(moved)
     for name, module in (("to/train/eval", moved), ("deepcopy", twin)):
@@ -835,7 +908,7 @@ def test_lora_freeze_one_sgd_step_moves_A_and_B_only(device: str) -> None:
     assert moved == {"lora_A", "lora_B"}, explain(
         measured=f"moved: {sorted(moved)}",
         expected=["lora_A", "lora_B"],
-        cause="base is not frozen, or A and B are not reached by the gradient",
+        cause="base is not frozen, or A and B are not reached",
         read="P4",
     )
 
@@ -871,10 +944,24 @@ def test_lora_param_count_wrap_matches_at_a_dot_and_linears_only(device: str) ->
     tree = decoy_tree(device)
     got = wrap_minigpt_with_lora(tree, r=2, target_modules=TREE_TARGETS)
     found = sorted(n for n, module in tree.named_modules() if isinstance(module, LoRALinear))
-    assert (sorted(got), found) == (TREE_MATCHES, TREE_MATCHES), explain(
-        measured=f"returned {sorted(got)}, wrapped {found}",
+    assert (type(got), sorted(got), found) == (list, TREE_MATCHES, TREE_MATCHES), explain(
+        measured=f"returned {type(got).__name__} {sorted(got)}, wrapped {found}",
         expected=TREE_MATCHES,
         cause="the match is not at a dot (xq_proj, xmlp.fc1), or takes what is no nn.Linear",
+        read="P8",
+    )
+
+
+@pytest.mark.task("B1")
+def test_lora_param_count_wrap_targets_may_overlap(device: str) -> None:
+    """fc1 and mlp.fc1 both match blocks.0.mlp.fc1: neither is unmatched, one adapter a linear."""
+    model = small_gpt(device)
+    got = wrap_minigpt_with_lora(model, 2, 3.0, ["fc1", "mlp.fc1", "mlp.fc2"], 0.0)
+    want = [f"blocks.{i}.mlp.fc{j}" for i in (0, 1) for j in (1, 2)]
+    assert (sorted(got), len(adapters(model))) == (want, 4), explain(
+        measured=f"wrapped {sorted(got)}, adapters {len(adapters(model))}",
+        expected=(want, 4),
+        cause="a linear counts for one of its targets only, or the arguments' order differs",
         read="P8",
     )
 
@@ -902,15 +989,32 @@ def test_lora_param_count_wrap_names_the_unmatched_target(device: str) -> None:
 
 @pytest.mark.task("B1")
 def test_lora_param_count_wrap_again_raises_and_changes_nothing(device: str) -> None:
-    """A second call with the same targets finds nothing left to wrap: ValueError, no change."""
+    """A target that is wrapped everywhere matches nothing: ValueError naming it, no change."""
     model = small_gpt(device)
-    wrap_minigpt_with_lora(model, r=2)
+    wrap_minigpt_with_lora(model, r=2, target_modules=("q_proj", "mlp.fc1"))
     before = snapshot(model)
-    said = refusal(lambda: wrap_minigpt_with_lora(model, r=2), ValueError)
-    assert said is not None and changes(before, model) == [], explain(
-        measured=f"second call -> {said!r}, changed: {changes(before, model)[:4]}",
-        expected="ValueError: …, []",
-        cause="wrapped layers are wrapped again, or skipped without a word, or frozen",
+    for targets in (("q_proj", "mlp.fc1"), ("v_proj", "q_proj")):
+        call = partial(wrap_minigpt_with_lora, model, r=2, target_modules=targets)
+        said = refusal(call, ValueError)
+        changed = changes(before, model)
+        assert said is not None and "q_proj" in said and changed == [], explain(
+            measured=f"{targets} again -> {said!r}, changed: {changed[:4]}",
+            expected="ValueError: … q_proj …, []",
+            cause="wrapped layers are wrapped again, or skipped without a word, or frozen",
+            read="P8",
+        )
+
+
+@pytest.mark.task("B1")
+def test_lora_param_count_wrap_adds_what_is_left_of_a_target(device: str) -> None:
+    """After wrapping one block, the call on the whole model wraps the other block's linears."""
+    model = small_gpt(device)
+    first = wrap_minigpt_with_lora(model.blocks[0], r=2, target_modules=("q_proj",))
+    second = wrap_minigpt_with_lora(model, r=2, target_modules=("q_proj",))
+    assert (first, second) == (["attn.q_proj"], ["blocks.1.attn.q_proj"]), explain(
+        measured=f"(block, model) = {(first, second)}",
+        expected=(["attn.q_proj"], ["blocks.1.attn.q_proj"]),
+        cause="a target that is wrapped in part is refused, skipped, or wrapped twice",
         read="P8",
     )
 
@@ -951,11 +1055,31 @@ def test_lora_init_identity_wrap_keeps_base_and_passes_arguments(device: str) ->
             fill(layer)
             x = torch.ones(8, layer.base.in_features, dtype=torch.float64, device=device)
             if gap(layer.train()(x), layer(x)) == 0.0:
-                wrong.append(f"{name}: no dropout in train()")
+                wrong.append(f"{name}: train() == train()")
+    silent, ids = wrapped_gpt(device, dropout=0.0).train(), tokens(device)
+    if gap(silent(ids), silent(ids)) > 0.0:
+        wrong.append("dropout=0.0: train() != train()")
     assert wrong == [], explain(
         measured=wrong[:4],
         expected=[],
         cause="r, alpha or dropout is not passed on, or base is a copy instead of the original",
+        read="src/minituner/BLUEPRINT.md",
+    )
+
+
+@pytest.mark.task("B2")
+def test_lora_init_identity_wrap_draws_each_A_anew(device: str) -> None:
+    """No two adapters start with the same A, within a model or between two models."""
+    drawn = []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        model = small_gpt(device)
+        wrap_minigpt_with_lora(model, r=2, target_modules=("q_proj", "k_proj"))
+        drawn += [tuple(layer.lora_A.flatten().tolist()) for layer in adapters(model)]
+    assert len(set(drawn)) == 8, explain(
+        measured=f"different A = {len(set(drawn))} / 8",
+        expected="8 / 8",
+        cause="wrapping seeds torch, or copies one adapter: every A must be its own draw",
         read="src/minituner/BLUEPRINT.md",
     )
 
@@ -1007,13 +1131,15 @@ def test_lora_init_identity_wrap_keeps_the_models_function(device: str) -> None:
 
 @pytest.mark.task("B2")
 def test_lora_init_identity_wrap_keeps_train_and_eval(device: str) -> None:
-    """An eval() model stays in eval everywhere after wrapping; a train() model in train."""
+    """Each adapter has the mode of the linear it replaced, and no other module changes mode."""
     for mode in (True, False):
         model = small_gpt(device).train(mode)
+        model.blocks[1].train(not mode)  # one block apart, as somebody may have set it
         wrap_minigpt_with_lora(model, dropout=0.5)
-        off = [name for name, module in model.named_modules() if module.training is not mode]
+        want = {n: mode is not n.startswith("blocks.1") for n, _ in model.named_modules()}
+        off = [name for name, module in model.named_modules() if module.training is not want[name]]
         assert off == [], explain(
-            measured=f"training is not {mode}: {off[:4]}",
+            measured=f"other mode than before: {off[:4]}",
             expected=[],
             cause="the new adapters come in train mode: follow the mode of what they replace",
             read="P5",
@@ -1027,6 +1153,7 @@ def test_lora_param_count_wrap_new_targets_join_the_old(device: str) -> None:
     first = wrap_minigpt_with_lora(model, r=2, target_modules=("q_proj",))
     for layer in adapters(model):
         fill(layer)
+    model.requires_grad_(True)  # somebody's slip: the second call freezes the rest again
     kept = {name: model.get_submodule(name) for name in first}
     values = {name: lora_state_dict_of(layer) for name, layer in kept.items()}
     second = wrap_minigpt_with_lora(model, r=3, target_modules=("v_proj", "mlp.fc2"))
@@ -1040,8 +1167,8 @@ def test_lora_param_count_wrap_new_targets_join_the_old(device: str) -> None:
         read="P8",
     )
     assert trainable(model) == adapter_names(model), explain(
-        measured=f"differ: {sorted(trainable(model) ^ adapter_names(model))[:4]}",
-        expected="requires_grad: A, B of all six",
+        measured=f"trainable ^ adapters = {sorted(trainable(model) ^ adapter_names(model))[:4]}",
+        expected=[],
         cause="the second call freezes the first adapters along with the rest of the model",
         read="P4",
     )
@@ -1078,6 +1205,24 @@ def test_lora_param_count_wrap_one_adapter_for_a_shared_module(device: str) -> N
 
 
 @pytest.mark.task("B2")
+def test_lora_param_count_wrap_two_modules_with_one_weight_are_two(device: str) -> None:
+    """Two linears that share a weight but not a bias get an adapter each; the weight stays tied."""
+    a, b = nn.Linear(5, 5, device=device), nn.Linear(5, 5, device=device)
+    b.weight = a.weight
+    model = nn.ModuleDict({"fc1": a, "fc10": b})
+    wrap_minigpt_with_lora(model, r=2, target_modules=("fc1",))
+    wrap_minigpt_with_lora(model, r=2, target_modules=("fc10",))
+    bases = [layer.base for layer in adapters(model)]
+    got = (len(bases), [x is y for x, y in zip(bases, (a, b), strict=False)], a.weight is b.weight)
+    assert got == (2, [True, True], True), explain(
+        measured=f"(adapters, base is the linear it replaced, weight tied) = {got}",
+        expected=(2, [True, True], True),
+        cause="adapters are kept by weight or by a prefix of the name, not by module",
+        read="P9",
+    )
+
+
+@pytest.mark.task("B2")
 def test_lora_freeze_wrap_keeps_the_head_tied(device: str) -> None:
     """lm_head.weight and tok_emb.weight are one Parameter before and after, also as a target."""
     model = small_gpt(device)
@@ -1106,7 +1251,7 @@ def test_lora_freeze_wrap_leaves_only_adapters_trainable(device: str) -> None:
     extra = sorted(trainable(model) - adapter_names(model))
     asleep = sorted(adapter_names(model) - trainable(model))
     assert (extra, asleep) == ([], []), explain(
-        measured=f"train but should not: {extra[:4]}; do not train: {asleep[:4]}",
+        measured=f"trainable - adapters = {extra[:4]}; adapters - trainable = {asleep[:4]}",
         expected="[]; []",
         cause="only the targets were frozen: embeddings, norms and the other linears train on",
         read="P4",
@@ -1115,7 +1260,7 @@ def test_lora_freeze_wrap_leaves_only_adapters_trainable(device: str) -> None:
 
 @pytest.mark.task("B3")
 def test_lora_param_count_wrap_trains_9216_a_layer(device: str) -> None:
-    """MiniGPT at r = 8 on all six linears: 9 216 trainable a layer, 36 864 in all."""
+    """MiniGPT at r = 8 on all six linears: 9216 trainable a layer, 36 864 in all."""
     model = MiniGPT(MiniGPTConfig()).to(device)
     wrap_minigpt_with_lora(model, r=8)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -1156,7 +1301,7 @@ def test_lora_freeze_wrap_training_moves_adapters_only(device: str) -> None:
         sgd_step([p for p in model.parameters() if p.requires_grad], lr=0.5)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p.detach(), before[n])}
     assert moved == adapter_names(model), explain(
-        measured=f"moved or not, wrongly: {sorted(moved ^ adapter_names(model))[:4]}",
+        measured=f"moved ^ adapters = {sorted(moved ^ adapter_names(model))[:4]}",
         expected=[],
         cause="a frozen weight trained, or an adapter is not part of the forward pass",
         read="P4",
@@ -1169,7 +1314,7 @@ def test_lora_freeze_wrap_training_moves_adapters_only(device: str) -> None:
 @pytest.mark.task("C1")
 def test_lora_roundtrip_state_holds_exactly_A_and_B(device: str) -> None:
     """The state is every adapter's A and B under its full dotted name, and nothing else."""
-    model = wrapped_gpt(device)
+    model = wrapped_gpt(device).requires_grad_(False)  # an adapter at rest is an adapter too
     state = lora_state_dict(model)
     want = {
         f"{name}.{which}": getattr(layer, which).detach()
@@ -1220,7 +1365,7 @@ def test_lora_roundtrip_state_is_detached_copies(device: str) -> None:
             layer.lora_A.add_(1.0)
             layer.lora_B.add_(1.0)
     assert (grads, same_tensors(kept, state)) == ([], True), explain(
-        measured=f"requires_grad: {grads[:3]}; unchanged by training = {same_tensors(kept, state)}",
+        measured=f"requires_grad: {grads[:3]}; state == copy: {same_tensors(kept, state)}",
         expected="[]; True",
         cause="return copies: detach() alone still shares memory with the Parameter",
         read="P10",
@@ -1235,7 +1380,8 @@ def test_lora_roundtrip_load_names_missing_and_unexpected(device: str) -> None:
     first, last = sorted(other)[0], sorted(other)[-1]
     short = {name: value for name, value in other.items() if name not in (first, last)}
     long = {**other, "stranger.lora_A": torch.zeros(2, 3), "lm_head.weight": torch.zeros(2)}
-    for state, named in ((short, (first, last)), (long, ("stranger.lora_A", "lm_head.weight"))):
+    strangers = ("stranger.lora_A", "lm_head.weight")
+    for state, named in ((short, (first, last)), (long, strangers), ({}, (first, last))):
         before = snapshot(model)
         said = refusal(partial(load_lora_state_dict, model, state), KeyError, ValueError)
         assert said is not None and all(name in said for name in named), explain(
@@ -1252,20 +1398,28 @@ def test_lora_roundtrip_load_names_missing_and_unexpected(device: str) -> None:
         )
 
 
+def wrong_shapes(state: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    """For the last A and the last B: shapes that copy_ would broadcast, refuse or reshape."""
+    found: list[tuple[str, tuple[int, ...]]] = []
+    for name in sorted(state)[-2:]:
+        rows, columns = state[name].shape
+        shapes = ((1, columns), (rows, 1), (columns, rows), (rows * columns,), (rows + 1, columns))
+        found += [(name, shape) for shape in shapes]
+    return found
+
+
 @pytest.mark.task("C2")
 def test_lora_roundtrip_load_rejects_a_wrong_shape(device: str) -> None:
     """A wrong shape raises and names the entry, also where copy_ would broadcast or reshape."""
     model = wrapped_gpt(device)
     good = {name: torch.zeros_like(value) for name, value in lora_state_dict(model).items()}
-    name = sorted(good)[-1]
-    rows, columns = good[name].shape
-    for shape in ((1, columns), (rows, 1), (columns, rows), (rows * columns,), (rows + 1, columns)):
+    for name, shape in wrong_shapes(good):
         bad = {**good, name: torch.zeros(shape, dtype=torch.float64, device=device)}
         before = snapshot(model)
         said = refusal(partial(load_lora_state_dict, model, bad), KeyError, ValueError)
         changed = changes(before, model)
         assert said is not None and name in said and changed == [], explain(
-            measured=f"{shape} for {(rows, columns)} -> {said!r}, {len(changed)} changed",
+            measured=f"{shape} for {tuple(good[name].shape)} -> {said!r}, {len(changed)} changed",
             expected=f"ValueError: … {name} …, 0 changed",
             cause="shapes are not compared before the first write; copy_ broadcasts in silence",
             read="P11",
@@ -1277,8 +1431,8 @@ def test_lora_roundtrip_load_rejects_values_that_are_not_finite(device: str) -> 
     """NaN or infinity in any entry raises, names it, and changes nothing."""
     model = wrapped_gpt(device)
     good = {name: torch.zeros_like(value) for name, value in lora_state_dict(model).items()}
-    for value in (float("nan"), float("inf"), float("-inf")):
-        name = random.choice(sorted(good))
+    names = sorted(good)[-2:]  # an A and a B
+    for name, value in itertools.product(names, (float("nan"), float("inf"), float("-inf"))):
         poisoned = good[name].clone()
         poisoned[-1, -1] = value
         bad = {**good, name: poisoned}
@@ -1299,11 +1453,12 @@ def test_lora_roundtrip_load_keeps_parameters_and_flags(device: str) -> None:
     model = small_gpt(device, torch.float32)
     wrap_minigpt_with_lora(model, r=2)
     params = dict(model.named_parameters())
+    adapters(model)[0].requires_grad_(False)  # one adapter at rest stays at rest
     flags = {n: (p.dtype, p.device, p.requires_grad) for n, p in params.items()}
     state = {
         n: torch.randn(v.shape, dtype=torch.float64) for n, v in lora_state_dict(model).items()
     }
-    load_lora_state_dict(model, state)
+    load_lora_state_dict(model, dict(reversed(state.items())))  # names count, not their order
     now = dict(model.named_parameters())
     lost = [n for n in params if now.get(n) is not params[n]]
     lost += [n for n, p in now.items() if flags[n] != (p.dtype, p.device, p.requires_grad)]
@@ -1336,8 +1491,8 @@ def test_lora_roundtrip_load_leaves_the_optimiser_valid(device: str) -> None:
     still = sum(torch.equal(b, a.lora_B) for b, a in zip(loaded, adapters(model), strict=True))
     untouched = same_tensors(kept, state)
     assert (still, untouched) == (0, True), explain(
-        measured=f"B matrices that did not train = {still}; state untouched = {untouched}",
-        expected="0; True",
+        measured=f"(B unmoved, state unchanged) = {(still, untouched)}",
+        expected=(0, True),
         cause="load swapped the Parameters, or made the model share memory with the state",
         read="P10",
     )
@@ -1382,7 +1537,7 @@ def test_lora_roundtrip_touches_only_the_adapters(device: str) -> None:
     load_lora_state_dict(target, state)
     moved = {n for n, p in target.named_parameters() if not torch.equal(p.detach(), before[n])}
     assert moved == adapter_names(target), explain(
-        measured=f"moved or not, wrongly: {sorted(moved ^ adapter_names(target))[:4]}",
+        measured=f"moved ^ adapters = {sorted(moved ^ adapter_names(target))[:4]}",
         expected=[],
         cause="the state carries base weights, or some adapters are not written",
         read="src/minituner/BLUEPRINT.md",
@@ -1451,8 +1606,8 @@ def test_lora_merge_weight_is_the_closed_form(device: str) -> None:
             read=MERGING,
         )
         assert kept is None or torch.equal(layer.base.bias, kept), explain(
-            measured="base.bias changed",
-            expected="b",
+            measured="base.bias == b: False",
+            expected=True,
             cause="merge_ concerns the weight alone",
             read=MERGING,
         )
@@ -1499,26 +1654,44 @@ def test_lora_merge_keeps_base_a_frozen_leaf(device: str) -> None:
 
 
 @pytest.mark.task("D1")
-def test_lora_merge_in_bfloat16_rounds_once(device: str) -> None:
-    """In bfloat16 the sum is computed in float32 or better and rounded once."""
+def test_lora_merge_in_half_precision_rounds_once(device: str) -> None:
+    """In bfloat16 and float16 the sum is computed in float32 or better and rounded once."""
     scale, r = random.choice((0.75, 1.5, 2.75)), 3
-    base = nn.Linear(10, 9, dtype=torch.bfloat16, device=device)
-    layer = LoRALinear(base, r=r, alpha=r * scale)
-    # Integers whose products are exact in float32: then only the roundings can differ.
-    W, A, B = (
-        torch.randint(-n, n + 1, s) for n, s in ((120, (9, 10)), (8, (3, 10)), (127, (9, 3)))
-    )
-    with torch.no_grad():
-        base.weight.copy_(W)
-        layer.lora_A.copy_(A)
-        layer.lora_B.copy_(B)
-    want = (W.float() + scale * (B.float() @ A.float())).to(torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float16):
+        base = nn.Linear(10, 9, dtype=dtype, device=device)
+        layer = LoRALinear(base, r=r, alpha=r * scale)
+        # Integers whose products are exact in float32: then only the roundings can differ.
+        sizes = ((120, (9, 10)), (8, (3, 10)), (127, (9, 3)))
+        W, A, B = (torch.randint(-n, n + 1, shape) for n, shape in sizes)
+        with torch.no_grad():
+            base.weight.copy_(W)
+            layer.lora_A.copy_(A)
+            layer.lora_B.copy_(B)
+        want = (W.float() + scale * (B.float() @ A.float())).to(dtype)
+        layer.merge_()
+        same = (layer.base.weight.cpu() == want).sum().item()
+        assert (layer.base.weight.dtype, same) == (dtype, want.numel()), explain(
+            measured=f"weights right = {same} / {want.numel()}, {layer.base.weight.dtype}",
+            expected=f"{want.numel()} / {want.numel()}, {dtype}",
+            cause="the update was rounded before it was added: add in float32, round once",
+            read=MERGING,
+        )
+
+
+@pytest.mark.float64
+@pytest.mark.task("D1")
+def test_lora_merge_works_on_a_base_that_trains(device: str) -> None:
+    """With freeze_base=False merge_ folds in the same update."""
+    base = draw_linear(device)
+    layer = LoRALinear(base, r=3, alpha=4.5, freeze_base=False)
+    fill(layer)
+    want = dense_weight(layer, 1.5)
     layer.merge_()
-    same = (layer.base.weight.cpu() == want).sum().item()
-    assert (layer.base.weight.dtype, same) == (torch.bfloat16, want.numel()), explain(
-        measured=f"{same} / {want.numel()} weights right, dtype {layer.base.weight.dtype}",
-        expected=f"{want.numel()} / {want.numel()}, torch.bfloat16",
-        cause="the update was rounded to bfloat16 before it was added: add in float32, round once",
+    got = gap(layer.base.weight, want)
+    assert got < 1e-12, explain(
+        measured=f"max|W_new - (W + s B A)| = {got:.3g}",
+        expected="< 1e-12",
+        cause="merge_ writes into a weight that requires grad: do it under torch.no_grad()",
         read=MERGING,
     )
 
@@ -1606,10 +1779,11 @@ def test_lora_merge_allows_new_values_in_A_and_B(device: str) -> None:
     out = layer(torch.randn(2, 4, device=device))
     layer.merge_()
     again = layer(torch.randn(2, 4, device=device))
-    got = [bool(y.isfinite().all()) and tuple(y.shape) == (2, 3) for y in (out, again)]
-    assert got == [True, True], explain(
-        measured=f"finite output of shape (2, 3), before and after the second merge_ = {got}",
-        expected=[True, True],
+    sound = [bool(y.isfinite().all()) and tuple(y.shape) == (2, 3) for y in (out, again)]
+    got = (*sound, layer.r, layer.alpha, layer.scaling)
+    assert got == (True, True, 2, 3.0, 1.5), explain(
+        measured=f"(finite (2, 3) output, again after merge_, r, alpha, scaling) = {got}",
+        expected=(True, True, 2, 3.0, 1.5),
         cause="merge_ leaves A and B in a state that cannot be used again",
         read="P3",
     )

@@ -25,7 +25,7 @@ from typing import Any
 
 from minituner.grading import relay
 from minituner.grading.registry import ROOT, Lab
-from minituner.grading.report import TestResult
+from minituner.grading.report import Result
 from minituner.words import say
 
 START_SECONDS = 120.0  # importing torch on a cold disk
@@ -37,8 +37,8 @@ PATIENCE = 2  # how many tests may end or hang the process before the rest is le
 class ContractRun:
     """What came back: results by test name on the cpu, the same for other devices, our faults."""
 
-    tests: dict[str, TestResult] = field(default_factory=dict)
-    elsewhere: dict[str, TestResult] = field(default_factory=dict)  # "name[cuda]"
+    tests: dict[str, Result] = field(default_factory=dict)
+    elsewhere: dict[str, Result] = field(default_factory=dict)  # "name[cuda]"
     unrunnable: str = ""  # why the file cannot be imported: the learner's, and every test fails
     broken: str = ""  # why the run itself failed: ours
     culprit: str = ""  # the last test that ended or hung its process, and why
@@ -86,9 +86,7 @@ def run_contract(
         if not ended_early or run.broken or run.unrunnable or not _left(wanted, run):
             break
     else:
-        unrun = TestResult(
-            "failed", say("not run, because of an earlier test") + f": {run.culprit}"
-        )
+        unrun = Result("failed", say("not run, because of an earlier test") + f": {run.culprit}")
         run.tests |= {_name(test_id): unrun for test_id in _left(wanted, run)}
     run.seconds = time.monotonic() - started
     on_result(run)
@@ -125,8 +123,7 @@ def _one_child(
             if event["event"] == "result":
                 on_result(run)
         if state.last == "done":
-            _check_complete(run, state)
-            return False
+            return _cut_short(run, state)
         if not state.ready:
             run.broken = say("the test process did not start")
         else:
@@ -190,20 +187,21 @@ def _events(wire: Connection, state: _State, test_seconds: float) -> Iterator[di
         yield event
 
 
-def _check_complete(run: ContractRun, state: _State) -> None:
+def _cut_short(run: ContractRun, state: _State) -> bool:
     """pytest ended by itself: a required test without a result has somebody to answer for it."""
     left = _left(state.wanted, run)
     if not left or run.broken or run.unrunnable:
-        return
+        return False
     lost = [test_id for test_id in left if state.collected and test_id not in state.collected]
     if lost:
         run.broken = say("the contract has no test {name}", name=_name(lost[0]))
     else:
         _blame(run, state, state.stopped or say("the run was interrupted from inside the file"))
+    return not lost
 
 
 def _keep(run: ContractRun, event: dict[str, Any]) -> None:
-    result = TestResult(event["outcome"], event["message"], event["where"])
+    result = Result(event["outcome"], event["message"], event["where"])
     name = event["id"].rpartition("::")[2]
     if name.endswith("[cpu]"):
         run.tests[_name(name)] = result
@@ -226,7 +224,7 @@ def _why(kind: str, child: BaseProcess, test_seconds: float) -> str:
 
 def _blame(run: ContractRun, state: _State, why: str) -> None:
     """A test that ended the process failed; an import that did is a file that cannot be run."""
-    failed = TestResult("failed", why, state.stuck)
+    failed = Result("failed", why, state.stuck)
     if not state.running:
         run.unrunnable = "\n".join(filter(None, (state.stuck, why)))
         return

@@ -6,6 +6,7 @@ operation, or a forked child can hang (RESEARCH: isolation).
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,3 +31,5 @@ def warm() -> None:
 
 
 warm()
+gc.collect()
+gc.freeze()  # what is loaded now stays: children need not look through it again

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-PLUGINS = ("-p", "pytest_randomly", "-p", "no:cacheprovider", "--tb=native")
+# Logging and long tracebacks cost a third of the time and nobody reads them here.
+PLUGINS = ("-ppytest_randomly", "-pno:cacheprovider", "-pno:logging", "--tb=native")
 IMPORT_SLACK = 3
 
 
@@ -65,8 +66,14 @@ class Relay:
         self.since, self.slack = None, 1
         self.tell("collected", ids=[item.nodeid for item in session.items])
 
-    def pytest_internalerror(self, excrepr: object) -> None:
-        self.tell("broken", message=str(excrepr)[-2000:])
+    def pytest_internalerror(
+        self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]
+    ) -> None:
+        message, where = told(excinfo.value, self.star)
+        if where or isinstance(excinfo.value, SystemExit):  # the file's doing, not pytest's
+            self.tell("stopped", message="\n".join(filter(None, (where, message))))
+        else:
+            self.tell("broken", message=str(excrepr)[-2000:])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.worst = {"outcome": "failed", "message": "", "where": ""}
@@ -111,6 +118,19 @@ class Relay:
                 return
 
 
+def hush(root: Path) -> None:
+    """A process group of its own, no input, no output, only our plugins, the repository's root."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # so that whatever the file starts can be ended with this process
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(quiet, standard)
+    importlib.import_module("minituner.grading.preload")  # where no fork server has done it
+    os.chdir(root)
+    os.environ.pop("PYTEST_ADDOPTS", None)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # only our plugins: other machines, same run
+
+
 def main(wire: Connection, root: str, star: str, args: Sequence[str], limit: float) -> None:
     """Entry point of the child process.
 
@@ -121,21 +141,14 @@ def main(wire: Connection, root: str, star: str, args: Sequence[str], limit: flo
         args: pytest's own.
         limit: seconds for one test.
     """
-    if hasattr(os, "setsid"):
-        os.setsid()  # so that whatever the file starts can be ended with this process
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(quiet, standard)
-    importlib.import_module("minituner.grading.preload")  # where no fork server has done it
-    os.chdir(root)
-    os.environ.pop("PYTEST_ADDOPTS", None)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # only our plugins: other machines, same run
+    hush(Path(root))
     relay = Relay(wire, Path(star))
     relay.tell("ready")
     relay.since = time.monotonic()
     threading.Thread(target=relay.watch, args=(limit,), daemon=True).start()
     try:
-        pytest.main([*args, *PLUGINS, "-q"], plugins=[relay])
+        if pytest.main([*args, *PLUGINS, "-q"], plugins=[relay]) == pytest.ExitCode.USAGE_ERROR:
+            relay.tell("broken", message="pytest: usage error")
     except BaseException as error:
         relay.tell("stopped", message=f"{type(error).__name__}: {error}")
     relay.tell("done")

@@ -18,7 +18,7 @@ Outcome = Literal["passed", "failed", "todo", "blocked", "error"]
 
 
 @dataclass(frozen=True)
-class TestResult:
+class Result:
     """What one test id did; `where` is the learner's own line, where there is one."""
 
     outcome: Outcome  # of a single test: passed, failed, todo or error
@@ -82,7 +82,7 @@ class Report:
 
 def judge(
     lab: Lab,
-    tests: Mapping[str, TestResult],
+    tests: Mapping[str, Result],
     gates: Mapping[str, GateResult],
     *,
     finished: bool = True,
@@ -124,7 +124,7 @@ def _verdict(
 
 
 def _paid_by_tests(
-    task: Task, tests: Mapping[str, TestResult], waiting: list[str], finished: bool
+    task: Task, tests: Mapping[str, Result], waiting: list[str], finished: bool
 ) -> TaskResult:
     absent = [name for name in task.tests if name not in tests]
     if absent:

@@ -1,0 +1,193 @@
+"""The gates: every rule of BLUEPRINT.md bites, and honest code in any style passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minituner.grading.gates import Source, check_source, intake, without_comments
+from minituner.grading.registry import ROOT, lab
+from minituner.grading.report import GateResult
+from minituner.grading.tools import advise, check_types
+
+LAB = lab("00")
+REFERENCE = (ROOT / LAB.reference).read_text(encoding="utf-8")
+
+
+def gates(tmp_path: Path, text: str) -> dict[str, GateResult]:
+    path = tmp_path / LAB.star
+    path.write_text(text, encoding="utf-8")
+    source = intake(path)
+    assert isinstance(source, Source), source
+    return {gate.id: gate for gate in check_source(source, LAB)}
+
+
+def red(tmp_path: Path, text: str) -> dict[str, tuple[str, ...]]:
+    return {g.id: g.findings for g in gates(tmp_path, text).values() if g.outcome != "passed"}
+
+
+def test_the_reference_and_the_stub_pass(tmp_path: Path) -> None:
+    """Neither breaks a rule."""
+    assert red(tmp_path, REFERENCE) == {}
+    assert red(tmp_path, (ROOT / LAB.file).read_text(encoding="utf-8")) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("import os", "os"),
+        ("import peft", "peft"),
+        ("from peft import LoraConfig", "peft"),
+        ("import torch.hub", "torch.hub"),
+        ("from torch import hub", "torch.hub"),
+        ("from torch.utils import cpp_extension", "torch.utils.cpp_extension"),
+        ("from minituner import grading", "minituner.grading"),
+        ("from minituner.grading.registry import lab", "minituner.grading.registry"),
+        ("from . import words", "minituner.words"),
+        ("from .. import solutions", ".."),
+        ("import collections", "collections"),
+        ("x = exec", "exec"),
+        ("eval('1')", "eval"),
+        ("compile('1', '', 'eval')", "compile"),
+        ("__import__('os')", "__import__"),
+        ("open('/etc/passwd')", "open"),
+        ("breakpoint()", "breakpoint"),
+        ("__builtins__", "__builtins__"),
+        ("(lambda: 0).__globals__", "__globals__"),
+        ("().__class__.__base__.__subclasses__()", "__subclasses__"),
+        ("getattr(torch, '__builtins__')", "dunder"),
+        ("getattr(torch, '__buil' + 'tins__')", "dunder"),
+        ("getattr(torch, f'__{1}__')", "dunder"),
+    ],
+)
+def test_unsafe_imports_and_calls_refuse_the_file(tmp_path: Path, line: str, named: str) -> None:
+    """No code task is paid, and the message has the line and the name."""
+    gate = gates(tmp_path, f"import torch\n{line}\n")["source"]
+    assert (gate.outcome, gate.costs) == ("failed", ("*",))
+    assert any("line 2" in finding and named in finding for finding in gate.findings)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from minituner.minigpt import MiniGPT",
+        "from minituner import minigpt",
+        "from .minigpt import MiniGPT",
+        "from collections import abc",
+        "from collections.abc import Iterator",
+        "import torch.nn.functional as F",
+        "from torch.nn.parameter import Parameter",
+        "import dataclasses, math, typing",
+        "def forward(input: int) -> int:\n    return input",
+        "model = torch.nn.Linear(2, 2).eval()",
+        "setattr(torch.nn.Module(), 'q_proj', torch.nn.Linear(2, 2))",
+        "child = 'q'; getattr(torch.nn.Module(), child, None)",
+        "f = torch.compile",
+        "class A:\n    def __init__(self) -> None: self.__class__.__name__",
+    ],
+)
+def test_honest_lines_pass(tmp_path: Path, line: str) -> None:
+    """What people write in good faith is not refused."""
+    assert red(tmp_path, f"import torch\n{line}\n") == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from typing import Any",
+        "from typing import cast as c",
+        "from typing import TYPE_CHECKING",
+        "from typing import no_type_check",
+        "import typing; x: typing.Any = 1",
+        "MYPY = False\nif MYPY: pass",
+        "x = 1  # type: ignore",
+        "x = 1  # type: ignore[assignment]",
+        "# mypy: ignore-errors",
+        "#mypy: disable-error-code=assignment",
+        "# pyright: basic",
+    ],
+)
+def test_switching_the_checker_off_costs_the_types_task(tmp_path: Path, line: str) -> None:
+    """And nothing else: the code tasks are still paid."""
+    found = gates(tmp_path, f"{line}\n")
+    assert found["checkers"].outcome == "failed"
+    assert found["checkers"].costs == ("S2",)
+    assert found["source"].outcome == "passed"
+
+
+def test_the_words_in_a_string_are_no_switch(tmp_path: Path) -> None:
+    """A docstring may speak of `# type: ignore`."""
+    assert red(tmp_path, '"""We never write # type: ignore or use Any here."""\n') == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "self.a = nn.Linear(base.in_features, r, bias=False)",
+        "self.b = torch.nn.Linear(self.r, base.out_features)",
+        "self.a = nn.Linear(in_features=8, out_features=rank)",
+    ],
+)
+def test_a_linear_as_a_factor_costs_its_task(tmp_path: Path, line: str) -> None:
+    """nn.Linear sized by the rank costs A2; a fresh base for merge_ costs nothing."""
+    gate = gates(tmp_path, line)["parameters"]
+    assert (gate.outcome, gate.costs) == ("failed", ("A2",))
+    assert red(tmp_path, "nn.Linear(base.in_features, base.out_features)") == {}
+    renamed = "from torch.nn import Linear as L\nx = L(8, r)\n"
+    assert "parameters" in red(tmp_path, renamed)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (b"x = 1\n" * 11_000, "65536 bytes, got 66000"),
+        (b"x = '\xff'\n", "UTF-8, got a bad byte at 5"),
+    ],
+)
+def test_intake_refuses_in_one_line(tmp_path: Path, raw: bytes, said: str) -> None:
+    """What, expected, got."""
+    path = tmp_path / LAB.star
+    path.write_bytes(raw)
+    refusal = intake(path)
+    assert isinstance(refusal, str)
+    assert said in refusal
+
+
+@pytest.mark.parametrize("text", ["def f(:\n", "x = 1\x00\n", "(" * 5000, "-" * 60_000 + "1"])
+def test_what_cannot_be_parsed_is_the_learners(tmp_path: Path, text: str) -> None:
+    """A broken file is refused with its reason, whatever breaks the parser."""
+    gate = gates(tmp_path, text)["source"]
+    assert (gate.outcome, gate.costs) == ("failed", ("*",))
+    assert LAB.star in gate.findings[0]
+
+
+def test_blanking_comments_keeps_every_line_and_string() -> None:
+    """Same number of lines, same tree, no comment left, strings untouched."""
+    import ast
+
+    text = "x = '# kept'  # gone\n# gone too\ny = 1\r\nz = '''\n# kept\n'''\n"
+    blank = without_comments(text)
+    assert "gone" not in blank
+    assert blank.count("# kept") == 2
+    assert ast.dump(ast.parse(blank)) == ast.dump(ast.parse(text))
+    assert [len(part.splitlines()) for part in (blank, text)] == [6, 6]
+
+
+def test_mypy_cannot_be_talked_round(tmp_path: Path) -> None:
+    """A wrong type is found, also under comments that would hide it; a clean file passes."""
+    path = tmp_path / LAB.star
+    hidden = "# mypy: ignore-errors\nx: int = 'a'  # type: ignore\n"
+    gate = check_types(path, hidden)
+    assert gate.outcome == "failed"
+    assert "lora.py:2" in gate.findings[0]
+    assert check_types(path, "x: int = 1\n").outcome == "passed"
+
+
+def test_ruff_advises_and_costs_nothing(tmp_path: Path) -> None:
+    """An unused import is named, and the outcome is still passed."""
+    path = tmp_path / LAB.star
+    path.write_text("import math  # noqa\n", encoding="utf-8")
+    gate = advise(path)
+    assert (gate.outcome, gate.costs) == ("passed", ())
+    assert "lora.py:1 F401" in gate.findings[0]

@@ -1,0 +1,138 @@
+"""As shipped: the stub is the reference without its answers, and every test fails by itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minituner.grading.contract import run_contract
+from minituner.grading.registry import ROOT, lab
+from minituner.grading.stub import strip, stub
+
+LAB = lab("00")
+NAMES = {name for task in LAB.tasks for name in task.tests}
+
+
+def pytest_here(*args: str) -> subprocess.CompletedProcess[str]:
+    """pytest from the repository's root, as a learner types it."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def collected(*args: str) -> set[str]:
+    lines = pytest_here("--collect-only", "-q", *args).stdout.splitlines()
+    return {line for line in lines if "::" in line}
+
+
+def test_stub_is_the_stripped_reference() -> None:
+    """To the byte; a repository whose learner has begun skips this on purpose."""
+    shipped = (ROOT / LAB.file).read_bytes()
+    if b"raise NotImplementedError" not in shipped:
+        pytest.skip("src/minituner/lora.py is not the stub: somebody has solved it here")
+    assert shipped == stub(LAB).encode()
+
+
+def test_stub_has_a_raise_for_each_coded_task() -> None:
+    """Each marked region names its task; D2, D3 and C3 need no code of their own."""
+    raised = re.findall(r'"(\w\d): ', stub(LAB))
+    code = [task.id for task in LAB.tasks if task.kind == "code"]
+    assert sorted(raised) == [t for t in sorted(code) if t not in ("C3", "D2", "D3")]
+
+
+def test_strip_can_fail() -> None:
+    """A changed answer changes nothing, a changed signature does."""
+    reference = (ROOT / LAB.reference).read_text(encoding="utf-8")
+    answer = reference.replace("self.scaling * update", "update")
+    assert answer != reference
+    assert strip(answer, LAB) == stub(LAB)
+    assert strip(reference.replace("r: int = 8", "r: int = 4"), LAB) != stub(LAB)
+
+
+def test_every_contract_test_is_todo() -> None:
+    """One by one, by NotImplementedError, with no error of collection or fixture."""
+    run = run_contract(LAB, ROOT / LAB.file, seed=1)
+    assert (run.broken, run.unrunnable) == ("", "")
+    assert {name for name, test in run.tests.items() if test.outcome == "todo"} == NAMES
+
+
+def test_pytest_k_lora_is_red_as_shipped() -> None:
+    """The learner's first command: all fail, none errors, exit 1."""
+    done = pytest_here("-q", "-k", "lora", "--device", "cpu")
+    assert done.returncode == 1
+    assert f"{len(NAMES)} failed in" in done.stdout.splitlines()[-1]
+
+
+def test_pytest_k_lora_is_green_with_the_reference() -> None:
+    """The same command on the solution, exit 0."""
+    done = pytest_here("-q", "-k", "lora", "--device", "cpu", "--impl", "reference")
+    assert (done.returncode, f"{len(NAMES)} passed in" in done.stdout) == (0, True), done.stdout
+
+
+@pytest.mark.parametrize("expression", LAB.expressions)
+def test_both_expressions_select_the_whole_contract(expression: str) -> None:
+    """And nothing else, from the root and from the lab page's own command."""
+    expected = {f"{LAB.contract}::{name}[cpu]" for name in NAMES}
+    assert collected("--device", "cpu", "-k", expression) == expected
+    assert collected("--device", "cpu", LAB.contract, "-k", expression) == expected
+
+
+def write(folder: Path, change: str, into: str) -> Path:
+    """The reference with one edit, as a file of its own."""
+    text = (ROOT / LAB.reference).read_text(encoding="utf-8")
+    assert change in text
+    path = folder / LAB.star
+    path.write_text(text.replace(change, into, 1), encoding="utf-8")
+    return path
+
+
+def test_a_warning_from_compiling_is_no_failure(tmp_path: Path) -> None:
+    r"""A \D in a docstring is style, not LoRA."""
+    path = write(tmp_path, "Every adapter's A and B", r"Every \D adapter's A and B")
+    done = pytest_here("-q", f"--impl={path}", LAB.contract)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_warning_at_run_time_is_a_failure(tmp_path: Path) -> None:
+    """Warnings are errors: a deprecated call in forward does not pass unseen."""
+    path = write(
+        tmp_path,
+        "        out: Tensor = self.base(x)",
+        "        import warnings\n\n        warnings.warn('old', stacklevel=1)\n"
+        "        out: Tensor = self.base(x)",
+    )
+    assert pytest_here("-q", f"--impl={path}", LAB.contract).returncode == 1
+
+
+def test_probing_devices_never_warns() -> None:
+    """A driver that warns while torch looks for it is not the learner's fault."""
+    code = (
+        "import warnings, torch, conftest; warnings.simplefilter('error')\n"
+        "torch.cuda.is_available = lambda: bool(warnings.warn('old driver')) or False\n"
+        "assert conftest.devices(None)[0] == 'cpu'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_imports_nothing() -> None:
+    """minituner/__init__.py is a docstring: a SyntaxError in a ★ file breaks only that file."""
+    tree = ast.parse((ROOT / "src/minituner/__init__.py").read_text(encoding="utf-8"))
+    assert [type(node) for node in tree.body] == [ast.Expr]
+
+
+def test_arrows_point_the_right_way() -> None:
+    """Nobody but the contract and the experiments imports a ★ module; given files know no judge."""
+    star = f"minituner.{Path(LAB.file).stem}"
+    for path in (ROOT / "src/minituner").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        froms = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        plain = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        names = froms | plain
+        assert star not in names, path
+        if path.name in ("minigpt.py", LAB.star):
+            assert not any(name.startswith("minituner.grading") for name in names), path
