@@ -96,6 +96,28 @@ def test_pages_have_a_heading_a_task_and_a_pitfall(lab: Lab) -> None:
             assert re.search(rf"^### {task.pitfall} · ", text, re.M), f"{page}: {task.pitfall}"
 
 
+def selects(expression: str, name: str) -> bool:
+    """pytest's own -k rule for a test's name: words are substrings, joined by and, or, not."""
+    words = re.sub(r"\b(?!(?:and|or|not)\b)\w+", lambda m: repr(m[0] in name), expression)
+    return bool(eval(words))  # True, False, and, or, not and parentheses only
+
+
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.id)
+def test_the_pages_commands_select_their_tasks_tests(lab: Lab) -> None:
+    """Each task's `pytest -k …` line selects exactly the tests that pay for it, in both faces."""
+    for page in (lab.page, lab.page.replace(".md", ".es.md")):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        parts = re.split(r"^### (\w\d) · ", text, flags=re.M)
+        shown = dict(zip(parts[1::2], parts[2::2], strict=True))
+        for task in lab.tasks:
+            if task.kind == "code":
+                line = re.search(r'pytest -k (?:"(.+?)"|(\w+))`', shown[task.id])
+                assert line is not None, f"{page}: {task.id} shows no command"
+                expression = line[1] or line[2]
+                got = {name for name in lab.task_of() if selects(expression, name)}
+                assert got == set(task.tests), f"{page}: {task.id}: {got ^ set(task.tests)}"
+
+
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.id)
 def test_files_exist(lab: Lab) -> None:
     """Everything the registry names is there."""
