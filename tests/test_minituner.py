@@ -61,8 +61,8 @@ def draw_scale() -> tuple[int, float, float]:
 def fill(layer: LoRALinear) -> None:
     """Give A and B values of training size, so that neither is zero."""
     with torch.no_grad():
-        layer.lora_A.copy_(torch.randn(layer.lora_A.shape))
-        layer.lora_B.copy_(torch.randn(layer.lora_B.shape) / 2)
+        layer.lora_A.copy_(torch.randn(layer.lora_A.shape, dtype=layer.lora_A.dtype))
+        layer.lora_B.copy_(torch.randn(layer.lora_B.shape, dtype=layer.lora_B.dtype) / 2)
 
 
 def trained_layer(device: str, dropout: float = 0.0, bias: bool = True) -> tuple[LoRALinear, float]:
@@ -612,7 +612,8 @@ def test_lora_init_identity_mode_follows_the_base(device: str) -> None:
 @pytest.mark.task("A4")
 def test_lora_init_identity_no_dropout_by_default(device: str) -> None:
     """With dropout left out, train and eval compute the same."""
-    layer, _ = trained_layer(device)
+    layer = LoRALinear(draw_linear(device), r=3)
+    fill(layer)
     x = torch.randn(64, layer.base.in_features, dtype=torch.float64, device=device)
     got = gap(layer.train()(x), layer.eval()(x))
     assert got < 1e-12, explain(
@@ -1188,10 +1189,10 @@ def test_lora_param_count_wrap_one_adapter_for_a_shared_module(device: str) -> N
     model = Twins(device)
     wrap_minigpt_with_lora(model, r=2, target_modules=("q_proj",))
     left, right = model.left["q_proj"], model.right["q_proj"]
-    got = (left is right, isinstance(left, LoRALinear))
-    assert got == (True, True), explain(
-        measured=f"(left is right, LoRALinear) = {got}",
-        expected=(True, True),
+    got = (left is right, type(left).__name__, type(right).__name__)
+    assert got == (True, "LoRALinear", "LoRALinear"), explain(
+        measured=f"(left is right, left, right) = {got}",
+        expected=(True, "LoRALinear", "LoRALinear"),
         cause="named_modules() shows a shared module once: its other name keeps the bare linear",
         read="P9",
     )
@@ -1207,16 +1208,16 @@ def test_lora_param_count_wrap_one_adapter_for_a_shared_module(device: str) -> N
 @pytest.mark.task("B2")
 def test_lora_param_count_wrap_two_modules_with_one_weight_are_two(device: str) -> None:
     """Two linears that share a weight but not a bias get an adapter each; the weight stays tied."""
-    a, b = nn.Linear(5, 5, device=device), nn.Linear(5, 5, device=device)
-    b.weight = a.weight
-    model = nn.ModuleDict({"fc1": a, "fc10": b})
+    a, b, c = (nn.Linear(5, 5, device=device) for _ in range(3))
+    c.weight = b.weight
+    model = nn.ModuleDict({"fc1": a, "fc10": b, "fc11": c})
     wrap_minigpt_with_lora(model, r=2, target_modules=("fc1",))
-    wrap_minigpt_with_lora(model, r=2, target_modules=("fc10",))
+    wrap_minigpt_with_lora(model, r=2, target_modules=("fc10", "fc11"))
     bases = [layer.base for layer in adapters(model)]
-    got = (len(bases), [x is y for x, y in zip(bases, (a, b), strict=False)], a.weight is b.weight)
-    assert got == (2, [True, True], True), explain(
-        measured=f"(adapters, base is the linear it replaced, weight tied) = {got}",
-        expected=(2, [True, True], True),
+    kept = [x is y for x, y in zip(bases, (a, b, c), strict=False)]
+    assert (kept, b.weight is c.weight) == ([True] * 3, True), explain(
+        measured=f"(base is the linear it replaced, weight tied) = {(kept, b.weight is c.weight)}",
+        expected=([True] * 3, True),
         cause="adapters are kept by weight or by a prefix of the name, not by module",
         read="P9",
     )

@@ -82,7 +82,9 @@ def _child_of_many_seeds(wire: Connection, path: Path, seeds: Sequence[int]) -> 
     for seed in seeds:
         heard = Heard()
         args = [LAB.contract, "--device=cpu", f"--impl={path}", f"--randomly-seed={seed}"]
-        pytest.main([*args, *relay.PLUGINS, "-q"], plugins=[heard])
+        with tempfile.TemporaryDirectory() as folder:
+            args.append(f"--basetemp={folder}/t")
+            pytest.main([*args, *relay.PLUGINS, "-q"], plugins=[heard])
         unheard = {name: "no result" for task in LAB.tasks for name in task.tests}
         unheard = {name: why for name, why in unheard.items() if name not in heard.passed}
         found[seed] = unheard | heard.red

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -76,10 +77,30 @@ def run_contract(
         test_seconds: wall time after which one test is ended; it then earns nothing.
     """
     run, started = ContractRun(), time.monotonic()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # A folder of its own: pytest's shared one is tidied by every other run on the machine.
+        _run_in_children(run, lab, star, seed, junit, on_result, test_seconds, Path(folder))
+    run.seconds = time.monotonic() - started
+    on_result(run)
+    return run
+
+
+def _run_in_children(
+    run: ContractRun,
+    lab: Lab,
+    star: Path,
+    seed: int,
+    junit: Path | None,
+    on_result: OnResult,
+    test_seconds: float,
+    folder: Path,
+) -> None:
+    """The contract in one child; where a test ends it, the tests that are left in another."""
     wanted = [f"{lab.contract}::{name}[cpu]" for task in lab.tasks for name in task.tests]
     for attempt in range(PATIENCE):
         selected = [lab.contract] if attempt == 0 else _left(wanted, run)
         args = [*selected, f"--impl={star}", f"--randomly-seed={seed}"]
+        args.append(f"--basetemp={folder / str(attempt)}")
         if junit is not None and attempt == 0:
             args.append(f"--junitxml={junit}")
         ended_early = _one_child(run, star, args, wanted, on_result, test_seconds)
@@ -88,9 +109,6 @@ def run_contract(
     else:
         unrun = Result("failed", say("not run, because of an earlier test") + f": {run.culprit}")
         run.tests |= {_name(test_id): unrun for test_id in _left(wanted, run)}
-    run.seconds = time.monotonic() - started
-    on_result(run)
-    return run
 
 
 def _name(test_id: str) -> str:

@@ -91,7 +91,6 @@ def wrap_minigpt_with_lora(
         nothing = [target for target, names in matches.items() if not names]
         raise ValueError(f"target_modules: {nothing} match no linear that is still bare")
 
-    model.requires_grad_(False)
     wrapped = [name for name in linears if any(name in names for names in matches.values())]
     adapters: dict[nn.Linear, LoRALinear] = {}
     for name in wrapped:
@@ -100,6 +99,7 @@ def wrap_minigpt_with_lora(
             adapters[linear] = LoRALinear(linear, r, alpha, dropout)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, adapters[linear])
+    model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, LoRALinear):
             module.enable_adapter()

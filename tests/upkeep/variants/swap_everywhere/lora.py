@@ -75,12 +75,12 @@ def wrap_minigpt_with_lora(
     adapted = {id(m.base) for m in model.modules() if isinstance(m, LoRALinear)}
     chosen: dict[str, nn.Linear] = {}
     unmatched = set(target_modules)
-    for name, module in model.named_modules():  # each linear once, under its first name
+    for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Linear) and id(module) not in adapted:
             hits = {t for t in target_modules if name == t or name.endswith("." + t)}
-            if hits:
+            unmatched -= hits
+            if hits and module not in chosen.values():  # by its first name that matches, once
                 chosen[name] = module
-                unmatched -= hits
     if unmatched:
         raise ValueError(f"target_modules: no match for {sorted(unmatched)}")
     new = {id(linear): LoRALinear(linear, r, alpha, dropout) for linear in chosen.values()}
