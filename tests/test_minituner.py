@@ -37,13 +37,18 @@ COUNTING = "theory/02-parameter-count.md"
 # --- what the tests build -------------------------------------------------------------------------
 
 
+def wide(device: str) -> torch.dtype:
+    """The widest float the device has; a claim that needs float64 is marked so and skips mps."""
+    return torch.float32 if device == "mps" else torch.float64
+
+
 def draw_linear(
-    device: str, dtype: torch.dtype = torch.float64, bias: bool = True, eighths: bool = False
+    device: str, dtype: torch.dtype | None = None, bias: bool = True, eighths: bool = False
 ) -> nn.Linear:
     """A linear with in ≠ out; eighths: small multiples of 1/8, exact in any order of summation."""
     d_in = random.randint(7, 10)
     d_out = d_in + random.choice((-2, -1, 1, 2))
-    base = nn.Linear(d_in, d_out, bias=bias, dtype=dtype, device=device)
+    base = nn.Linear(d_in, d_out, bias=bias, dtype=dtype or wide(device), device=device)
     if eighths:
         with torch.no_grad():
             for param in base.parameters():
@@ -108,10 +113,10 @@ def worked_layer(device: str) -> LoRALinear:
     return layer
 
 
-def small_gpt(device: str, dtype: torch.dtype = torch.float64) -> MiniGPT:
+def small_gpt(device: str, dtype: torch.dtype | None = None) -> MiniGPT:
     """Two layers, d_model 12: a MiniGPT that a test can afford."""
     config = MiniGPTConfig(vocab_size=13, block_size=6, n_layer=2, n_head=2, d_model=12, d_ff=20)
-    return MiniGPT(config).to(device=device, dtype=dtype)
+    return MiniGPT(config).to(device=device, dtype=dtype or wide(device))
 
 
 def tokens(device: str) -> Tensor:
@@ -158,8 +163,8 @@ class Twins(nn.Module):
 
     def __init__(self, device: str) -> None:
         super().__init__()
-        shared = nn.Linear(6, 6, dtype=torch.float64, device=device)
-        last = nn.Linear(6, 4, dtype=torch.float64, device=device)
+        shared = nn.Linear(6, 6, dtype=wide(device), device=device)
+        last = nn.Linear(6, 4, dtype=wide(device), device=device)
         self.left = nn.ModuleDict({"q_proj": shared})
         self.right = nn.ModuleDict({"q_proj": shared})
         self.last = nn.ModuleDict({"q_proj": last})
@@ -174,20 +179,16 @@ class Twins(nn.Module):
 
 
 def gap(got: Tensor, want: Tensor) -> float:
-    """max|got - want|; infinite where the shapes differ, so that nothing broadcasts unseen."""
+    """max|got - want|, on the cpu; infinite where the shapes differ, so that nothing broadcasts."""
     if got.shape != want.shape:
         return float("inf")
-    return (got.detach().double() - want.detach().double()).abs().max().item() if got.numel() else 0
+    apart = (got.detach().cpu().double() - want.detach().cpu().double()).abs()
+    return apart.max().item() if apart.numel() else 0.0
 
 
 def first_differences(rows: Tensor) -> Tensor:
     """Undoes a lower triangle of ones: z with cumsum(z) = row."""
     return torch.diff(rows.detach(), dim=1, prepend=torch.zeros_like(rows[:, :1]))
-
-
-def gap_cpu(got: Tensor, want: Tensor) -> float:
-    """gap, computed on the cpu: the float32 claims run on devices without float64 too."""
-    return gap(got.cpu(), want.cpu())
 
 
 def adapters(model: nn.Module) -> list[LoRALinear]:
@@ -358,7 +359,7 @@ def test_lora_param_count_rejects_a_dropout_outside_0_1(device: str) -> None:
     for bad in (-0.25, 1.0, 1.5):
         call = partial(LoRALinear, draw_linear(device), dropout=bad)
         said = refusal(call, ValueError, TypeError)
-        assert said is not None and "dropout" in said and str(bad) in said, explain(
+        assert said is not None and "dropout" in said and f"{bad:g}" in said, explain(
             measured=f"LoRALinear(base, dropout={bad}) -> {said!r}",
             expected=f"ValueError: dropout … {bad}",
             cause="dropout is not checked against [0, 1); nn.Dropout itself accepts 1.0",
@@ -448,7 +449,12 @@ def test_lora_param_count_factors_follow_the_dtype_of_base(device: str) -> None:
     places = ((torch.float32, device), (torch.bfloat16, device), (torch.float32, "meta"))
     for dtype, place in places:
         base = nn.Linear(7, 5, dtype=dtype, device=place)
-        layer = LoRALinear(base, r=2)
+        try:
+            layer = LoRALinear(base, r=2)
+        except RuntimeError as error:
+            if place == "meta" and "meta" in str(error):
+                continue  # a check of its own that reads a value: none of our business
+            raise
         got = {(p.dtype, p.device) for p in (layer.lora_A, layer.lora_B)}
         assert got == {(dtype, base.weight.device)}, explain(
             measured=f"(dtype, device) of A and B = {sorted(map(str, got))}",
@@ -635,7 +641,7 @@ def test_lora_init_identity_output_is_base_to_the_bit(device: str) -> None:
         layer = LoRALinear(base, r=3, alpha=7.5, dropout=p)
         x = (torch.randint(-8, 9, (4, base.in_features)) / 8).to(device)
         for mode in (True, False):
-            got = gap_cpu(layer.train(mode)(x), base(x))
+            got = gap(layer.train(mode)(x), base(x))
             assert got == 0.0, explain(
                 measured=f"max|layer(x) - base(x)| = {got:.3g} (dropout={p}, training={mode})",
                 expected=0.0,
@@ -869,7 +875,7 @@ def test_lora_freeze_holds_after_to_train_eval_and_deepcopy(device: str) -> None
     with torch.no_grad():
         for param in twin.parameters():
             param.fill_(0.5)
-    off = (gap_cpu(moved(x), before), gap_cpu(twin(x), before))
+    off = (gap(moved(x), before), gap(twin(x), before))
     assert off[0] == 0.0 and off[1] > 0.0, explain(
         measured=f"after editing the copy, (original, copy) moved by {off}",
         expected="0.0, > 0",
@@ -887,7 +893,7 @@ def test_lora_freeze_holds_after_save_and_load(device: str, tmp_path: Path) -> N
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
     fresh = LoRALinear(nn.Linear(base.in_features, base.out_features, device=device), r=3)
     fresh.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
-    off = max(gap_cpu(a, b) for a, b in zip(layer.parameters(), fresh.parameters(), strict=True))
+    off = max(gap(a, b) for a, b in zip(layer.parameters(), fresh.parameters(), strict=True))
     assert (off, trainable(fresh)) == (0.0, {"lora_A", "lora_B"}), explain(
         measured=f"max difference = {off:.3g}, requires_grad: {sorted(trainable(fresh))}",
         expected="0.0, ['lora_A', 'lora_B']",
@@ -1054,7 +1060,7 @@ def test_lora_init_identity_wrap_keeps_base_and_passes_arguments(device: str) ->
             wrong.append(f"{name}: r={layer.r}, alpha={layer.alpha}")
         else:
             fill(layer)
-            x = torch.ones(8, layer.base.in_features, dtype=torch.float64, device=device)
+            x = torch.ones(8, layer.base.in_features, dtype=wide(device), device=device)
             if gap(layer.train()(x), layer(x)) == 0.0:
                 wrong.append(f"{name}: train() == train()")
     silent, ids = wrapped_gpt(device, dropout=0.0).train(), tokens(device)
@@ -1415,7 +1421,7 @@ def test_lora_roundtrip_load_rejects_a_wrong_shape(device: str) -> None:
     model = wrapped_gpt(device)
     good = {name: torch.zeros_like(value) for name, value in lora_state_dict(model).items()}
     for name, shape in wrong_shapes(good):
-        bad = {**good, name: torch.zeros(shape, dtype=torch.float64, device=device)}
+        bad = {**good, name: torch.zeros(shape, dtype=good[name].dtype, device=device)}
         before = snapshot(model)
         said = refusal(partial(load_lora_state_dict, model, bad), KeyError, ValueError)
         changed = changes(before, model)
@@ -1469,7 +1475,7 @@ def test_lora_roundtrip_load_keeps_parameters_and_flags(device: str) -> None:
         cause="load assigns new Parameters or .data of another dtype: copy the values into the old",
         read="P10",
     )
-    off = max(gap_cpu(params[n], v.float()) for n, v in state.items())
+    off = max(gap(params[n], v.float()) for n, v in state.items())
     assert off == 0.0, explain(
         measured=f"max|loaded - state| = {off:.3g}",
         expected=0.0,
@@ -1726,7 +1732,7 @@ def test_lora_merge_keeps_the_output_in_float32_to_1e_5(device: str) -> None:
     x = torch.randn(32, 64).to(device)
     before = layer(x).detach()
     layer.merge_()
-    got = gap_cpu(layer(x), before)
+    got = gap(layer(x), before)
     assert got < 1e-5, explain(
         measured=f"max|merged(x) - layer(x)| = {got:.3g}",
         expected="< 1e-5",
@@ -1762,7 +1768,7 @@ def test_lora_merge_twice_changes_nothing_more(device: str) -> None:
     once, x = layer.base.weight.detach().clone(), torch.ones(2, 4, device=device)
     out = layer(x).detach().clone()
     layer.merge_()
-    off = (gap_cpu(layer.base.weight, once), gap_cpu(layer(x), out))
+    off = (gap(layer.base.weight, once), gap(layer(x), out))
     assert off == (0.0, 0.0), explain(
         measured=f"the second merge_ moved (W, output) by {off}",
         expected=(0.0, 0.0),
