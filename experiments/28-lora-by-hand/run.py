@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from minituner.grading.registry import lab
 from minituner.standin import stand_in
 from minituner.words import say
 
@@ -99,8 +100,11 @@ def main() -> int:
         return 2
     try:
         measured = measure(load(star))
-    except NotImplementedError as todo:
-        print(say("nothing to measure yet: {todo}", todo=todo))
+    except NotImplementedError as raised:
+        print(say("nothing to measure yet: {todo}", todo=lab("00").todo(str(raised))))
+        return 1
+    except SyntaxError as error:
+        print(f"{star}:{error.lineno}: {error.msg}")
         return 1
     digest = hashlib.sha256(star.read_bytes()).hexdigest()
     values = {key: f"{value:.6g}" for key, value in measured.items()} | {"lora_sha256": digest}

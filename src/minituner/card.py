@@ -54,14 +54,36 @@ def table(lab: Lab, tasks: Sequence[TaskResult]) -> Table:
         got, most = sum(t.points for t in mine), sum(t.max_points for t in mine)
         grid.add_row(Text(""), Text(block, "bold"), Text(str(title), "bold"), Text(f"{got}/{most}"))
         for task in mine:
-            mark, style = MARKS[task.outcome]
             grid.add_row(
-                Text(f"{mark} {words_of(task.outcome)}", style),
+                label(task, tasks),
                 task.id,
-                Text(str(lab.task(task.id).title), style if task.outcome == "blocked" else ""),
+                Text(str(lab.task(task.id).title), "dim" if task.outcome == "blocked" else ""),
                 f"{task.points}/{task.max_points}",
             )
     return grid
+
+
+def label(task: TaskResult, tasks: Sequence[TaskResult]) -> Text:
+    """A mark and a word; a task whose own step is written waits for the one still raising."""
+    mark, style = MARKS[task.outcome]
+    later = [t.id for t in tasks[tasks.index(task) + 1 :]]
+    raising = task.message.partition(":")[0]
+    if task.outcome == "todo" and raising in later:
+        return Text(f"{mark} {say('waits {task}', task=raising)}", style)
+    return Text(f"{mark} {words_of(task.outcome)}", style)
+
+
+def progress(lab: Lab, tasks: Sequence[TaskResult], doing: str) -> RenderableType:
+    """What is known so far, in a few lines: it is redrawn in place and must fit any terminal."""
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    for block, title in lab.blocks.items():
+        mine = [task for task in tasks if task.id[0] == block]
+        marks = Text(" ").join(
+            Text(MARKS[task.outcome][0], MARKS[task.outcome][1]) for task in mine
+        )
+        points = f"{sum(t.points for t in mine)}/{sum(t.max_points for t in mine)}"
+        grid.add_row(block, str(title), marks, points)
+    return Group(Text(f"… {doing}", "dim"), grid)
 
 
 def heading(lab: Lab, file: str) -> Text:
@@ -80,13 +102,13 @@ def full(lab: Lab, report: Report) -> RenderableType:
             "\n", (total, style), (f"   {say('practice')} · {say('seed')} {report.seed}", "dim")
         )
     )
-    parts.extend(_asides(report))
+    parts.extend(_asides(lab, report))
     parts.append(Text(""))
     parts.append(Group(*_next(lab, report)))
     return Group(*parts)
 
 
-def _asides(report: Report) -> Iterable[Text]:
+def _asides(lab: Lab, report: Report) -> Iterable[Text]:
     """Advice and findings that cost nothing."""
     red = sum(outcome not in ("passed", "todo") for outcome in report.extra.values())
     if red:
@@ -97,7 +119,8 @@ def _asides(report: Report) -> Iterable[Text]:
         )
         yield Text(said, "yellow")
     advice = next((gate.findings for gate in report.gates if gate.id == "ruff"), ())
-    if advice and any(task.outcome == "passed" for task in report.tasks):
+    code = {task.id for task in lab.tasks if task.kind == "code"}
+    if advice and all(task.outcome == "passed" for task in report.tasks if task.id in code):
         said = say("ruff advises ({count}): {first}", count=len(advice), first=advice[0])
         yield Text(said, "dim")
 
@@ -108,13 +131,13 @@ def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:
         yield Text(
             say("This is our fault, not yours: the grader could not finish."), "bold magenta"
         )
-        yield Padding(Text(broken[0]), (0, 0, 0, 2))
+        yield Padding(Text(broken[0]), (0, 0, 0, 2), expand=False)
         yield Text(say("Run `minituner doctor`; your file was not judged."))
         return
     unfit = [line for g in report.gates if "*" in g.costs for line in g.findings]
     if unfit:
         yield Text.assemble((say("next"), "bold"), f"  {say('make the file run at all')}")
-        yield Padding(Text("\n".join(unfit)), (0, 0, 0, 2))
+        yield Padding(Text("\n".join(unfit)), (0, 0, 0, 2), expand=False)
         yield Text(say("What a file may do: {page}", page=page(lab.blueprint)))
         return
     todo = first_to_do(report.tasks)
@@ -125,6 +148,15 @@ def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:
     task = lab.task(todo.id)
     yield Text.assemble((say("next"), "bold"), f"  {todo.id} · {task.title}")
     detail = Text()
+    raising = next(
+        (t for t in report.tasks if t.message.startswith(f"{todo.id}:") and t.where), None
+    )
+    if todo.outcome == "todo" and raising is not None:
+        where = raising.where.split()[0]
+        said = say(
+            "{where} raises it: write the code there, or delete a raise left over", where=where
+        )
+        detail.append(f"{said}\n")
     if todo.outcome != "todo":
         if todo.where:
             detail.append(f"{todo.where}\n")
@@ -134,9 +166,14 @@ def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:
     if f"{say('read')}:" not in todo.message:  # a failed assertion says where to read by itself
         where = f"{page(lab.page)} {todo.id}, {task.pitfall}"
         detail.append(f"{say('read')}: {where}")
-    yield Padding(detail, (0, 0, 0, 2))
+    detail.rstrip()
+    yield Padding(detail, (0, 0, 0, 2), expand=False)
     again = command("minituner", "grade")
-    if todo.test:
+    if task.kind == "types":
+        again = command("mypy", f"--strict {report.file}")
+    elif task.kind == "notes":
+        again = command("python", f"{lab.experiment} --write")
+    elif todo.test:
         impl = "" if report.file == lab.file else f" --impl={report.file}"
         again = command("pytest", f"-k {todo.test}{impl}")
     yield Text.assemble((say("then"), "bold"), f"  {again}")

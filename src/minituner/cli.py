@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -76,10 +75,10 @@ def grade(
         with Live(console=console, transient=True, refresh_per_second=8) as live:
 
             def show(tasks: tuple[TaskResult, ...], doing: str) -> None:
-                parts = (card.heading(which, str(submission.star)), card.table(which, tasks))
-                live.update(Group(*parts, Text(f"\n… {doing}", "dim")))
+                live.update(card.progress(which, tasks, doing))
 
             report = practice.grade(which, submission, seed=seed, junit=junit, progress=show)
+            live.update(Text(""))  # whatever the terminal's height, nothing of it stays
         console.print(card.full(which, report))
     else:
         report = practice.grade(which, submission, seed=seed, junit=junit, progress=_say_once())
@@ -94,8 +93,8 @@ def _say_once() -> practice.Progress:
     def show(tasks: tuple[TaskResult, ...], doing: str) -> None:
         if doing not in said:
             said.append(doing)
-            passed = sum(task.points for task in tasks)
-            typer.echo(f"… {doing} ({passed})", err=True)
+            points = sum(task.points for task in tasks)
+            typer.echo(f"… {doing} ({points}/{sum(t.max_points for t in tasks)})", err=True)
 
     return show
 
@@ -126,7 +125,7 @@ def reset(
         typer.echo(say("{file} is as shipped already", file=which.file))
         return
     question = say("Put {file} back as shipped? Your version is kept.", file=which.file)
-    if not yes and not typer.confirm(question):
+    if not yes and not _agreed(question):
         typer.echo(say("nothing was changed"))
         raise typer.Exit(1)
     if path.is_file():
@@ -134,7 +133,13 @@ def reset(
         shutil.copy2(path, kept)
         typer.echo(say("your version is kept in {path}", path=kept.relative_to(ROOT)))
     path.write_text(shipped, encoding="utf-8", newline="\n")
-    typer.echo(say("{file} is as shipped again", file=which.file))
+    typer.echo(say("{file} is as shipped again; your notes stay", file=which.file))
+
+
+def _agreed(question: str) -> bool:
+    """Ask; anything but a yes in either language is a no."""
+    answer: str = typer.prompt(f"{question} {say('[y/N]')}", default="", show_default=False)
+    return answer.strip().lower() in ("y", "yes", "s", "si", "sí")
 
 
 @app.command(epilog="Example: minituner doctor")

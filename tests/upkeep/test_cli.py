@@ -132,6 +132,19 @@ def test_a_contract_that_lost_a_test_is_our_fault(clone: Path) -> None:
     assert lost in done.stdout
 
 
+def test_a_written_step_waits_for_the_one_still_raising(clone: Path) -> None:
+    """With A1 written the card says that it waits for A2, names A2 next, and where it raises."""
+    text = (clone / LAB.file).read_text(encoding="utf-8")
+    raised = text[text.index("        raise NotImplementedError(") :]
+    block = raised[: raised.index("        )\n") + len("        )\n")]
+    answer = REFERENCE.partition("# BEGIN SOLUTION A1\n")[2].partition("        # END SOLUTION")[0]
+    (clone / LAB.file).write_text(text.replace(block, answer, 1), encoding="utf-8")
+    done = minituner("grade", root=clone)
+    assert "○ waits A2   A1" in done.stdout, done.stdout
+    assert "next  A2 · " in done.stdout
+    assert "raises it: write the code there" in done.stdout
+
+
 def test_reset_asks_keeps_a_copy_and_restores(clone: Path) -> None:
     """No changes nothing; yes restores the stub to the byte and keeps what was there."""
     path = clone / LAB.file

@@ -17,7 +17,8 @@ REFERENCE = (ROOT / LAB.reference).read_text(encoding="utf-8")
 
 def gates(tmp_path: Path, text: str) -> dict[str, GateResult]:
     path = tmp_path / LAB.star
-    path.write_text(text, encoding="utf-8")
+    names = "" if "class LoRALinear" in text else f"\n{' = '.join(LAB.names)} = None\n"
+    path.write_text(text + names, encoding="utf-8")
     source = intake(path)
     assert isinstance(source, Source), source
     return {gate.id: gate for gate in check_source(source, LAB)}
@@ -136,6 +137,23 @@ def test_a_linear_as_a_factor_costs_its_task(tmp_path: Path, line: str) -> None:
     assert red(tmp_path, "nn.Linear(base.in_features, base.out_features)") == {}
     renamed = "from torch.nn import Linear as L\nx = L(8, r)\n"
     assert "parameters" in red(tmp_path, renamed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("class LoRALinear", "class LoraLinear", "is it LoraLinear, line 19?"),
+        ("def lora_state_dict", "def state_of", "expected lora_state_dict"),
+    ],
+)
+def test_a_missing_name_is_told_with_its_nearest(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """A mistyped name refuses the file before anything runs, and shows what stands there."""
+    text = REFERENCE.replace(old, new) + "\n# class LoRALinear\n"
+    found = red(tmp_path, text)["source"]
+    assert len(found) == 1
+    assert said in found[0]
 
 
 @pytest.mark.parametrize(

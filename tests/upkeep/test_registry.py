@@ -164,5 +164,5 @@ def test_mutants_name_tasks_of_the_registry() -> None:
 
 def test_an_unknown_lab_is_one_clear_line() -> None:
     """The message says what was expected and what it got."""
-    with pytest.raises(RegistryError, match=r"--lab: expected one of 00.*got '99'"):
+    with pytest.raises(RegistryError, match=r"--lab: expected one of 00.*got 99"):
         find("99")

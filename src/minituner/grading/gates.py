@@ -8,6 +8,7 @@ Leaves out: safety. A list of names stops accidents; stopping attacks is a sandb
 from __future__ import annotations
 
 import ast
+import difflib
 import io
 import re
 import tokenize
@@ -86,7 +87,7 @@ def check_source(source: Source, lab: Lab) -> tuple[GateResult, ...]:
     """The rules on the source itself: imports and calls, checkers left on, bare Parameters."""
     if source.tree is None:
         return (GateResult("source", "failed", (source.trouble,), ("*",)),)
-    refused = _unsafe(source.tree, lab)
+    refused = _unsafe(source.tree, lab) + _missing(source.tree, lab)
     switched = _switches(source)
     linears = _linear_factors(source.tree)
     return (
@@ -94,6 +95,26 @@ def check_source(source: Source, lab: Lab) -> tuple[GateResult, ...]:
         _gate("checkers", switched, tuple(t.id for t in lab.tasks if t.kind == "types")),
         _gate("parameters", linears, ("A2",) if "A2" in {t.id for t in lab.tasks} else ()),
     )
+
+
+def _missing(tree: ast.Module, lab: Lab) -> list[str]:
+    """Names the lab asks for that nothing here defines, each with the nearest one that is."""
+    lines = {
+        n.name: n.lineno for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef)
+    }
+    defined = _bound(tree) | lines.keys()
+    found = []
+    for name in lab.names:
+        if name not in defined:
+            said = say("expected {name}, which nothing here defines", name=name)
+            near = difflib.get_close_matches(name, lines.keys() - set(lab.names), n=1)
+            hint = (
+                say("; is it {near}, line {line}?", near=near[0], line=lines[near[0]])
+                if near
+                else ""
+            )
+            found.append(f"{lab.star}: {said}{hint}")
+    return found
 
 
 def _gate(name: str, found: list[str], costs: tuple[str, ...]) -> GateResult:

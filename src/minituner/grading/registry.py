@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minituner.words import language
+from minituner.words import language, page, say
 
+LISTS = ("reading", "expressions", "names", "imports")
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -65,6 +66,7 @@ class Lab:
     notes_flat: str
     reading: tuple[str, ...]
     expressions: tuple[str, ...]
+    names: tuple[str, ...]  # what the file must define
     imports: tuple[str, ...]
     blocks: dict[str, Both]
     tasks: tuple[Task, ...]
@@ -84,6 +86,12 @@ class Lab:
 
     def task(self, task_id: str) -> Task:
         return next(task for task in self.tasks if task.id == task_id)
+
+    def todo(self, message: str) -> str:
+        """A stub's NotImplementedError in the reader's language; other texts as they are."""
+        known = {task.id: task for task in self.tasks}
+        task = known.get(message.partition(":")[0])
+        return f"{task.id}: {task.title}; {page(self.page)}" if task else message
 
     def task_of(self) -> dict[str, str]:
         """Test function name -> task id."""
@@ -105,7 +113,7 @@ def _task(row: dict[str, Any]) -> Task:
 
 
 def _lab(row: dict[str, Any]) -> Lab:
-    row |= {name: tuple(row[name]) for name in ("reading", "expressions", "imports")}
+    row |= {name: tuple(row[name]) for name in LISTS}
     row["title"] = Both(**row["title"])
     row["blocks"] = {name: Both(**both) for name, both in row["blocks"].items()}
     tasks = tuple(_task(task) for task in row.pop("task"))
@@ -135,4 +143,5 @@ def lab(lab_id: str) -> Lab:
     try:
         return labs()[lab_id]
     except KeyError:
-        raise RegistryError(f"--lab: expected one of {', '.join(labs())}, got {lab_id!r}") from None
+        said = say("--lab: expected one of {all}, got {got}", all=", ".join(labs()), got=lab_id)
+        raise RegistryError(said) from None

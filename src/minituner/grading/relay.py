@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from minituner.words import say
+
 # Logging and long tracebacks cost a third of the time and nobody reads them here.
 PLUGINS = ("-ppytest_randomly", "-pno:cacheprovider", "-pno:logging", "--tb=native")
 IMPORT_SLACK = 3
@@ -37,6 +39,8 @@ def told(error: BaseException, star: Path) -> tuple[str, str]:
         return f"{type(error).__name__}: {error.msg}", f"{star.name}:{error.lineno}  {line}"
     text = str(error).split("\nassert ")[0].rstrip()  # pytest appends its own view of the assert
     said = text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, Warning):
+        said = f"{said}\n{say('here a warning is an error')}"
     return said.strip("\n")[:4000], own_line(traceback.extract_tb(error.__traceback__), star)
 
 
