@@ -1,4 +1,4 @@
-"""The commands: grade, reset, doctor. Words and keys only; the judgement is in grading/.
+"""The commands: grade, hint, reset, doctor. Words and keys only; the judgement is in grading/.
 
 Exit codes: 0 passed, 1 not yet, 2 broken (ours, or a wrong call).
 """
@@ -97,6 +97,34 @@ def _say_once() -> practice.Progress:
             typer.echo(f"… {doing} ({points}/{sum(t.max_points for t in tasks)})", err=True)
 
     return show
+
+
+@app.command(epilog="Example: minituner hint A5 2")
+def hint(
+    task_id: Annotated[str, typer.Argument(help="A task of the lab, for example A5.")],
+    stage: Annotated[
+        int, typer.Argument(help="1 a question, 2 a pointer, 3 nearly the solution.")
+    ] = 1,
+    lab_id: LabId = "00",
+    lang: Lang = "",
+) -> None:
+    """Show one hint for a task, the gentlest first."""
+    _speak(lang)
+    try:
+        which = lab(lab_id)
+    except RegistryError as error:
+        _broken(str(error))
+    known = {task.id: task for task in which.tasks}
+    if task_id.upper() not in known:
+        everything = ", ".join(known)
+        _broken(say("hint: expected one of {all}, got {got}", all=everything, got=task_id))
+    task = known[task_id.upper()]
+    if not 1 <= stage <= len(task.hints):
+        _broken(say("hint: expected a stage from 1 to {most}, got {got}", most=3, got=stage))
+    typer.echo(f"{task.id} · {task.title}\n\n{task.hints[stage - 1]}")
+    if stage < len(task.hints):
+        more = f"minituner hint {task.id} {stage + 1}"
+        typer.echo("\n" + say("still stuck? {command}", command=more))
 
 
 @app.command(epilog="Example: minituner reset --lab 00")

@@ -103,6 +103,8 @@ def test_a_failure_fits_80_columns_and_says_what_next(tmp_path: Path) -> None:
         (("grade", "--impl", "no/such/place"), "--impl: expected a lora.py or a folder with one"),
         (("grade", "--lang", "fr"), "--lang: expected one of en, es, got fr"),
         (("reset", "--lab", "99"), "--lab: expected one of 00"),
+        (("hint", "Z9"), "hint: expected one of A1, A2"),
+        (("hint", "A5", "4"), "hint: expected a stage from 1 to 3, got 4"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_2(args: tuple[str, ...], said: str) -> None:
@@ -175,6 +177,16 @@ def test_grade_works_without_the_solutions(clone: Path) -> None:
     assert (done.returncode, "○ todo       D3" in done.stdout) == (1, True), done.stdout
 
 
+def test_hints_come_one_at_a_time() -> None:
+    """The first is a question, each names the next, the last names none; in both languages."""
+    hints = LAB.task("A5").hints
+    shown = [minituner("hint", "a5", str(stage)).stdout for stage in (1, 2, 3)]
+    for text, hint in zip(shown, hints, strict=True):
+        assert [other.en in text for other in hints] == [other is hint for other in hints]
+    assert ["minituner hint A5" in text for text in shown] == [True, True, False]
+    assert hints[0].es in minituner("hint", "A5", "--lang", "es").stdout
+
+
 def test_doctor_is_well_here() -> None:
     """Python, every pinned tool, and the reference at 100."""
     done = minituner("doctor")
@@ -199,6 +211,6 @@ def test_doctor_names_what_is_ill(clone: Path) -> None:
 def test_every_command_has_an_example_and_a_sentence() -> None:
     """--help of each command shows one example."""
     top = minituner("--help").stdout
-    for command in ("grade", "reset", "doctor"):
+    for command in ("grade", "hint", "reset", "doctor"):
         assert command in top
         assert f"minituner {command}" in minituner(command, "--help").stdout
