@@ -393,10 +393,11 @@ def test_lora_param_count_rejects_a_base_that_is_no_linear(device: str) -> None:
 
 @pytest.mark.task("A2")
 def test_lora_param_count_shapes_are_r_in_and_out_r(device: str) -> None:
-    """lora_A is a Parameter (r, in_features), lora_B a Parameter (out_features, r)."""
+    """lora_A is a Parameter (r, in_features), lora_B a Parameter (out_features, r); r = 1 too."""
     base = draw_linear(device)
-    r, alpha, _ = draw_scale()
-    layer = LoRALinear(base, r=r, alpha=alpha)
+    r = random.choice((2, 3))
+    least = LoRALinear(base, r=1)
+    layer = LoRALinear(base, r=r)
     kinds = (isinstance(layer.lora_A, nn.Parameter), isinstance(layer.lora_B, nn.Parameter))
     assert kinds == (True, True), explain(
         measured=f"types = {type(layer.lora_A).__name__}, {type(layer.lora_B).__name__}",
@@ -404,10 +405,10 @@ def test_lora_param_count_shapes_are_r_in_and_out_r(device: str) -> None:
         cause="A and B must be bare nn.Parameters, not tensors, buffers or nn.Linear",
         read="P6",
     )
-    got = (tuple(layer.lora_A.shape), tuple(layer.lora_B.shape))
-    want = ((r, base.in_features), (base.out_features, r))
+    got = [tuple(p.shape) for m in (layer, least) for p in (m.lora_A, m.lora_B)]
+    want = [shape for n in (r, 1) for shape in ((n, base.in_features), (base.out_features, n))]
     assert got == want, explain(
-        measured=f"shapes (A, B) = {got}",
+        measured=f"shapes (A, B) at r={r}, at r=1 = {got}",
         expected=want,
         cause="a matrix is transposed: A reads the input, B writes the output",
         read=UPDATE,
@@ -969,13 +970,15 @@ def test_lora_param_count_wrap_matches_at_a_dot_and_linears_only(device: str) ->
 
 @pytest.mark.task("B1")
 def test_lora_param_count_wrap_targets_may_overlap(device: str) -> None:
-    """fc1 and mlp.fc1 both match blocks.0.mlp.fc1: neither is unmatched, one adapter a linear."""
+    """fc1 and mlp.fc1 match the same linears, a whole path one: none is unmatched."""
     model = small_gpt(device)
-    got = wrap_minigpt_with_lora(model, 2, 3.0, ["fc1", "mlp.fc1", "mlp.fc2"], 0.0)
+    targets = ["fc1", "mlp.fc1", "mlp.fc2", "blocks.1.attn.q_proj"]
+    got = wrap_minigpt_with_lora(model, 2, 3.0, targets, 0.0)
     want = [f"blocks.{i}.mlp.fc{j}" for i in (0, 1) for j in (1, 2)]
-    assert (sorted(got), len(adapters(model))) == (want, 4), explain(
+    want.insert(2, "blocks.1.attn.q_proj")
+    assert (sorted(got), len(adapters(model))) == (want, 5), explain(
         measured=f"wrapped {sorted(got)}, adapters {len(adapters(model))}",
-        expected=(want, 4),
+        expected=(want, 5),
         cause="a linear counts for one of its targets only, or the arguments' order differs",
         read="P8",
     )
@@ -1687,8 +1690,10 @@ def test_lora_merge_keeps_base_a_frozen_leaf(device: str) -> None:
 @pytest.mark.task("D1")
 def test_lora_merge_in_half_precision_rounds_once(device: str) -> None:
     """In bfloat16 and float16 the sum is computed in float32 or better and rounded once."""
-    scale, r = random.choice((0.75, 1.5, 2.75)), 3
-    for dtype, large, factor in ((torch.bfloat16, 120, 127), (torch.float16, 1000, 600)):
+    drawn, r = random.choice((0.75, 1.5, 2.75)), 3
+    cases = [(torch.bfloat16, 120, 127, drawn), (torch.float16, 1000, 600, drawn)]
+    cases.append((torch.bfloat16, 120, 127, 1 + 2**-10))  # a scale that bfloat16 cannot hold
+    for dtype, large, factor, scale in cases:
         base = nn.Linear(10, 9, dtype=dtype, device=device)
         layer = LoRALinear(base, r=r, alpha=r * scale)
         # Integers whose products are exact in float32: then only the roundings can differ.
