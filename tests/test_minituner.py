@@ -362,6 +362,18 @@ def test_lora_param_count_rejects_a_rank_below_one(device: str) -> None:
 
 
 @pytest.mark.task("A1")
+def test_lora_param_count_accepts_rank_one(device: str) -> None:
+    """r = 1 is the smallest rank there is, and a useful one."""
+    said = refusal(partial(LoRALinear, draw_linear(device), r=1), ValueError, TypeError)
+    assert said is None, explain(
+        measured=f"LoRALinear(base, r=1) -> {said!r}",
+        expected="LoRALinear",
+        cause="the check refuses r = 1; only r < 1 is wrong",
+        read="src/minituner/BLUEPRINT.md",
+    )
+
+
+@pytest.mark.task("A1")
 def test_lora_param_count_rejects_a_dropout_outside_0_1(device: str) -> None:
     """dropout outside [0, 1), 1.0 included, raises ValueError naming it and the value."""
     for bad in (-0.25, 1.0, 1.5):
