@@ -17,7 +17,7 @@ lab: $(VENV)/.core
 	@$(BIN)/minituner grade; status=$$?; test $$status -ne 2
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest tests/upkeep --numprocesses auto --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/upkeep --numprocesses auto --dist loadgroup -p no:benchmark $(PYTEST_ARGS)
 
 # One mypy call a folder: experiments share file names.
 lint: $(VENV)/.dev
@@ -40,10 +40,12 @@ clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .minituner
 
 # A torch of the pinned version that $(PYTHON) already imports is used as it is, not downloaded again.
+# Not from within another virtual environment: a new one would see its parent's packages, not its own.
+HAS_TORCH := import sys, torch; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)" or sys.prefix != sys.base_prefix)
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "minituner: expected Python 3.11 or newer, got $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 2; }
-	@if $(PYTHON) -c 'import sys, torch; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)")' 2>/dev/null; \
+	@if $(PYTHON) -c '$(HAS_TORCH)' 2>/dev/null; \
 	  then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
 
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
