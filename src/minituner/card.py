@@ -42,6 +42,12 @@ def words_of(outcome: str) -> str:
     }[outcome]
 
 
+def of_block(block: str, tasks: Sequence[TaskResult]) -> tuple[list[TaskResult], str]:
+    """One block's tasks, and its points as "31/40"."""
+    mine = [task for task in tasks if task.id[0] == block]
+    return mine, f"{sum(t.points for t in mine)}/{sum(t.max_points for t in mine)}"
+
+
 def table(lab: Lab, tasks: Sequence[TaskResult]) -> Table:
     """Blocks and tasks with their points."""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1), width=78)
@@ -50,9 +56,8 @@ def table(lab: Lab, tasks: Sequence[TaskResult]) -> Table:
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
     for block, title in lab.blocks.items():
-        mine = [task for task in tasks if task.id[0] == block]
-        got, most = sum(t.points for t in mine), sum(t.max_points for t in mine)
-        grid.add_row(Text(""), Text(block, "bold"), Text(str(title), "bold"), Text(f"{got}/{most}"))
+        mine, points = of_block(block, tasks)
+        grid.add_row(Text(""), Text(block, "bold"), Text(str(title), "bold"), Text(points))
         for task in mine:
             grid.add_row(
                 label(task, tasks),
@@ -77,11 +82,8 @@ def progress(lab: Lab, tasks: Sequence[TaskResult], doing: str) -> RenderableTyp
     """What is known so far, in a few lines: it is redrawn in place and must fit any terminal."""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     for block, title in lab.blocks.items():
-        mine = [task for task in tasks if task.id[0] == block]
-        marks = Text(" ").join(
-            Text(MARKS[task.outcome][0], MARKS[task.outcome][1]) for task in mine
-        )
-        points = f"{sum(t.points for t in mine)}/{sum(t.max_points for t in mine)}"
+        mine, points = of_block(block, tasks)
+        marks = Text(" ").join(Text(*MARKS[task.outcome]) for task in mine)
         grid.add_row(block, str(title), marks, points)
     return Group(Text(f"… {doing}", "dim"), grid)
 
@@ -119,8 +121,7 @@ def _asides(lab: Lab, report: Report) -> Iterable[Text]:
         )
         yield Text(said, "yellow")
     advice = next((gate.findings for gate in report.gates if gate.id == "ruff"), ())
-    code = {task.id for task in lab.tasks if task.kind == "code"}
-    if advice and all(task.outcome == "passed" for task in report.tasks if task.id in code):
+    if advice and all(task.outcome == "passed" for task in report.tasks if task.id in lab.code):
         said = say("ruff advises ({count}): {first}", count=len(advice), first=advice[0])
         yield Text(said, "dim")
 

@@ -21,7 +21,7 @@ from minituner import card
 from minituner.grading import doctor as checks
 from minituner.grading import practice, stub
 from minituner.grading.registry import ROOT, RegistryError, lab
-from minituner.grading.report import Report, TaskResult
+from minituner.grading.report import TaskResult
 from minituner.words import LANGUAGES, VARIABLE, say
 
 app = typer.Typer(
@@ -191,6 +191,3 @@ def main() -> None:
     except Exception as error:
         typer.echo(say("This is our fault, not yours: {why}", why=repr(error)), err=True)
         sys.exit(2)
-
-
-__all__ = ["Report", "app", "main"]

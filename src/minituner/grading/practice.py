@@ -100,8 +100,7 @@ def grade(
         if run.broken:
             gates["contract"] = GateResult("contract", "error", (run.broken,))
         gates["ruff"] = tools.advise(submission.star)
-        code = {task.id for task in lab.tasks if task.kind == "code"}
-        if all(task.outcome == "passed" for task in known() if task.id in code):
+        if all(task.outcome == "passed" for task in known() if task.id in lab.code):
             progress(known(), say("measuring for the notes"))
             gates["notes"] = check_notes(lab, submission.star, submission.notes)
             progress(known(), say("checking the types (a first run takes about 20 s)"))

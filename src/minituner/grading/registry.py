@@ -84,6 +84,11 @@ class Lab:
     def max_score(self) -> int:
         return sum(task.points for task in self.tasks)
 
+    @property
+    def code(self) -> frozenset[str]:
+        """The ids of the tasks that tests pay for; types and notes wait for all of them."""
+        return frozenset(task.id for task in self.tasks if task.kind == "code")
+
     def task(self, task_id: str) -> Task:
         return next(task for task in self.tasks if task.id == task_id)
 
