@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,7 +42,6 @@ class ContractRun:
     unrunnable: str = ""  # why the file cannot be imported: the learner's, and every test fails
     broken: str = ""  # why the run itself failed: ours
     culprit: str = ""  # the last test that ended or hung its process, and why
-    seconds: float = 0.0
 
 
 OnResult = Callable[[ContractRun], None]
@@ -76,11 +74,10 @@ def run_contract(
         on_result: called after each result with what is known so far.
         test_seconds: wall time after which one test is ended; it then earns nothing.
     """
-    run, started = ContractRun(), time.monotonic()
+    run = ContractRun()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         # A folder of its own: pytest's shared one is tidied by every other run on the machine.
         _run_in_children(run, lab, star, seed, junit, on_result, test_seconds, Path(folder))
-    run.seconds = time.monotonic() - started
     on_result(run)
     return run
 

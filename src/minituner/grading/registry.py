@@ -45,10 +45,6 @@ class Task:
     hints: tuple[Both, ...]  # a question, a pointer, a near-solution
     pitfall: str
 
-    @property
-    def block(self) -> str:
-        return self.id[0]
-
 
 @dataclass(frozen=True)
 class Lab:

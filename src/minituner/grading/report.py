@@ -24,7 +24,6 @@ class Result:
     outcome: Outcome  # of a single test: passed, failed, todo or error
     message: str = ""
     where: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
