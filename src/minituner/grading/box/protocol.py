@@ -1,0 +1,173 @@
+"""Frames between the judge and a worker: u32 length, JSON header, raw tensor bytes. Never pickle.
+
+A frame is  length of header · length of body · header · body.  The header's "tensors" lists
+[dtype, shape] in the order in which their bytes follow one another in the body. Everything read is
+counted and capped before it is believed; a frame that breaks a rule raises Malformed.
+Leaves out: what the headers mean (worker.py answers, the judge asks).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import struct
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LENGTHS = struct.Struct("<II")
+MAX_HEADER = 1 << 20  # bytes
+MAX_BODY = 32 << 20  # bytes
+MAX_TENSORS = 1024
+MAX_AXES = 6
+DTYPES = {
+    name: getattr(torch, name)
+    for name in ("float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "bool")
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Malformed(Exception):
+    """The other side sent what no honest peer sends."""
+
+
+class Closed(Exception):
+    """The other side is gone."""
+
+
+class TooSlow(Exception):
+    """The other side sent nothing complete before the deadline."""
+
+
+def pack(header: dict[str, Any], tensors: list[Tensor]) -> bytes:
+    """One frame.
+
+    Raises:
+        Malformed: a tensor's dtype has no name here, or the frame would be over a cap.
+    """
+    rows: list[list[object]] = []
+    parts = []
+    for tensor in tensors:
+        if tensor.dtype not in NAMES or tensor.layout != torch.strided or tensor.is_meta:
+            raise Malformed(f"a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}")
+        if tensor.nbytes > MAX_BODY or len(rows) >= MAX_TENSORS:
+            raise Malformed("more tensors, or larger ones, than a frame holds")
+        rows.append([NAMES[tensor.dtype], list(tensor.shape)])
+        plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
+        parts.append(plain.view(torch.uint8).numpy().tobytes())
+    head = json.dumps(header | {"tensors": rows}).encode("ascii")
+    body = b"".join(parts)
+    if len(head) > MAX_HEADER or len(body) > MAX_BODY:
+        raise Malformed(f"a frame of {len(head)} + {len(body)} bytes")
+    return LENGTHS.pack(len(head), len(body)) + head + body
+
+
+def unpack(head: bytes, body: bytes) -> tuple[dict[str, Any], list[Tensor]]:
+    """The header and the tensors of one frame.
+
+    Raises:
+        Malformed: not JSON, not an object, or tensors that do not fill the body exactly.
+    """
+    try:
+        header = json.loads(head)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"a header that is not JSON ({type(error).__name__})") from None
+    if not isinstance(header, dict):
+        raise Malformed("a header that is no object")
+    rows = header.pop("tensors", [])
+    if not isinstance(rows, list) or len(rows) > MAX_TENSORS:
+        raise Malformed("a list of tensors that is none, or too long")
+    tensors, at = [], 0
+    for row in rows:
+        dtype, shape = _declared(row)
+        size = math.prod(shape) * dtype.itemsize
+        if size > len(body) - at:
+            raise Malformed("a tensor that is larger than what was sent")
+        raw = torch.frombuffer(bytearray(body[at : at + size]), dtype=dtype) if size else None
+        tensors.append(torch.empty(shape, dtype=dtype) if raw is None else raw.reshape(shape))
+        at += size
+    if at != len(body):
+        raise Malformed("bytes that belong to no tensor")
+    return header, tensors
+
+
+def _declared(row: object) -> tuple[torch.dtype, list[int]]:
+    if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], list)):
+        raise Malformed("a tensor without dtype and shape")
+    name, shape = row
+    if not isinstance(name, str) or name not in DTYPES or len(shape) > MAX_AXES:
+        raise Malformed("a tensor of another dtype, or with too many axes")
+    if not all(type(size) is int and 0 <= size <= MAX_BODY for size in shape):
+        raise Malformed("a shape that is none")
+    return DTYPES[name], shape
+
+
+def send(wire: int, frame: bytes, deadline: float | None = None) -> None:
+    """Write all of it.
+
+    Raises:
+        Closed: nobody reads any more. TooSlow: not read before the deadline.
+    """
+    left = memoryview(frame)
+    while left:
+        try:
+            left = left[os.write(wire, left) :]
+        except BlockingIOError:
+            _await(wire, select.POLLOUT, deadline)
+        except OSError:
+            raise Closed from None
+
+
+class Reader:
+    """Reads frames from one wire, as much at a time as has come."""
+
+    def __init__(self, wire: int) -> None:
+        self.wire = wire
+        self.held = bytearray()
+
+    def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], list[Tensor]]:
+        """One frame; `deadline` is on time.monotonic()'s clock.
+
+        Raises:
+            Closed, TooSlow, Malformed.
+        """
+        head, body = LENGTHS.unpack(self._exactly(LENGTHS.size, deadline))
+        if head > MAX_HEADER or body > MAX_BODY:
+            raise Malformed(f"a frame of {head} + {body} bytes")
+        return unpack(self._exactly(head, deadline), self._exactly(body, deadline))
+
+    def _exactly(self, count: int, deadline: float | None) -> bytes:
+        while len(self.held) < count:
+            _await(self.wire, select.POLLIN, deadline)
+            try:
+                part = os.read(self.wire, 1 << 18)
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise Closed from None
+            if not part:
+                raise Closed
+            self.held += part
+        wanted = bytes(self.held[:count])
+        del self.held[:count]
+        return wanted
+
+
+def receive(wire: int, deadline: float | None = None) -> tuple[dict[str, Any], list[Tensor]]:
+    """The first frame on a wire, where only one is to come before a Reader takes over."""
+    return Reader(wire).receive(deadline)
+
+
+def _await(wire: int, event: int, deadline: float | None) -> None:
+    """Wait until the wire is ready; without a deadline the read or write itself waits."""
+    if deadline is None:
+        return
+    poll = select.poll()
+    poll.register(wire, event)
+    left = deadline - time.monotonic()
+    if left <= 0 or not poll.poll(left * 1000):
+        raise TooSlow

@@ -1,0 +1,141 @@
+"""The process that holds a submission: it evaluates what the judge asks, and answers in frames.
+
+A request is a list of steps [keep, code]; code is JSON: a scalar is itself, and
+["t", i] the i-th tensor sent · ["v", n] a kept value · ["name", "torch.nn.Linear"] ·
+["get", code, name] · ["item", code, code] · ["call", code, [code …], {name: code}] ·
+["list", [code …]] · ["tuple", [code …]] · ["dict", [[code, code] …]].
+The answer is the last step's value, or what was raised, in which step and at which line of the
+submission. Leaves out: any judgement; nothing in this process is believed.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import traceback
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minituner.grading.box import kit, protocol
+
+MAX_TEXT = 2000  # characters of an exception's message
+PLAIN = (type(None), bool, int, float, str)
+
+
+class Worker:
+    """One submission's modules and the values the judge keeps here."""
+
+    def __init__(self, wire: int, given: dict[str, ModuleType]) -> None:
+        self.wire = wire
+        self.reader = protocol.Reader(wire)
+        self.kept: dict[int, Any] = {}
+        self.roots: dict[str, Any] = {"torch": torch, "kit": kit, **given}
+        self.files: dict[str, str] = {}
+
+    def serve(self) -> None:
+        """Answer until the judge hangs up."""
+        while True:
+            try:
+                header, tensors = self.reader.receive()
+            except protocol.Closed:
+                return
+            answer: dict[str, Any] = {}
+            carried: list[Tensor] = []
+            try:
+                if "load" in header:
+                    self.load(*header["load"])
+                else:
+                    answer["value"] = self._coded(self._steps(header, tensors, answer), carried)
+            except BaseException as error:
+                answer["raised"], carried = self._told(error), []
+            answer.pop("value", None) if "raised" in answer else answer.pop("step", None)
+            protocol.send(self.wire, self._packed(answer, carried))
+
+    def load(self, name: str, file: str, source: str) -> None:
+        """Run a submission's source as the module `name`."""
+        # Tracebacks and inspect find the text here; there is no file.
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        module = ModuleType(name)
+        module.__file__ = file
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
+        setattr(sys.modules[parent], child, module)
+        self.files[file] = name
+        exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
+        self.roots[name] = sys.modules[name]
+
+    def _steps(self, header: dict[str, Any], tensors: list[Tensor], answer: dict[str, Any]) -> Any:
+        value = None
+        for index, (keep, code) in enumerate(header["steps"]):
+            answer["step"] = index
+            value = self._value(code, tensors)
+            if keep is not None:
+                self.kept[keep] = value
+                value = None
+        return value
+
+    def _value(self, code: Any, tensors: list[Tensor]) -> Any:
+        if not isinstance(code, list):
+            return code
+        kind, *rest = code
+        if kind == "t":
+            return tensors[rest[0]]
+        if kind == "v":
+            return self.kept[rest[0]]
+        if kind == "name":
+            return self._named(rest[0])
+        if kind == "get":
+            return getattr(self._value(rest[0], tensors), rest[1])
+        if kind == "item":
+            return self._value(rest[0], tensors)[self._value(rest[1], tensors)]
+        if kind == "call":
+            called = self._value(rest[0], tensors)
+            args = [self._value(arg, tensors) for arg in rest[1]]
+            return called(*args, **{k: self._value(v, tensors) for k, v in rest[2].items()})
+        if kind == "dict":
+            return {self._value(k, tensors): self._value(v, tensors) for k, v in rest[0]}
+        items = [self._value(item, tensors) for item in rest[0]]
+        return tuple(items) if kind == "tuple" else items
+
+    def _named(self, dotted: str) -> Any:
+        root = max((r for r in self.roots if (dotted + ".").startswith(r + ".")), key=len)
+        found = self.roots[root]
+        for part in dotted[len(root) + 1 :].split("."):
+            found = getattr(found, part) if part else found
+        return found
+
+    def _coded(self, value: Any, carried: list[Tensor]) -> Any:
+        """A value as JSON; only plain values, plain containers and plain tensors cross."""
+        if type(value) in PLAIN:
+            return value
+        if type(value) in (Tensor, nn.Parameter):
+            carried.append(value)
+            return ["t", len(carried) - 1]
+        if type(value) in (list, tuple):
+            return [type(value).__name__, [self._coded(item, carried) for item in value]]
+        if isinstance(value, dict):
+            rows = [[self._coded(k, carried), self._coded(v, carried)] for k, v in value.items()]
+            return ["dict", rows]
+        return ["odd", type(value).__name__[:80]]
+
+    def _told(self, error: BaseException) -> dict[str, Any]:
+        kinds = [kind.__name__[:80] for kind in type(error).__mro__]
+        try:
+            said = str(error)[:MAX_TEXT]
+        except BaseException as worse:
+            said = f"<its message raised {type(worse).__name__}>"
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [(f.filename, f.lineno) for f in frames if f.filename in self.files]
+        if isinstance(error, SyntaxError) and error.filename in self.files:
+            lines.append((error.filename, error.lineno))
+        return {"kinds": kinds, "said": said, "at": list(lines[-1]) if lines else None}
+
+    def _packed(self, answer: dict[str, Any], carried: list[Tensor]) -> bytes:
+        try:
+            return protocol.pack(answer, carried)
+        except protocol.Malformed as error:
+            told = {"kinds": ["Malformed"], "said": str(error)[:MAX_TEXT], "at": None}
+            return protocol.pack({"raised": told}, [])

@@ -1,0 +1,183 @@
+"""Starts once, warms torch, and forks a sandboxed worker for each submission. It holds no secret.
+
+    python -I -m minituner.grading.box.zygote FD CONFIG
+
+FD is a socket on which each message asks for one worker: limits in JSON, and two descriptors, the
+worker's wire and the keeper's. The keeper is a small process between: it waits for its worker,
+kills it when the judge hangs up, and reports how it ended. CONFIG is JSON: "layers" to put up,
+"given" modules by name and file. Leaves out: the verdict; the judge is another program.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from minituner.grading.box import kernel, kit, protocol, sandbox
+from minituner.grading.box.worker import Worker
+
+PER_WORKER = ("pid", "ipc", "net")  # namespaces that the keeper opens for its worker
+MESSAGE = 1 << 16
+
+
+def warm() -> None:
+    """Pull in what torch imports lazily, so that no fork has to. Neutral code: it is inherited."""
+    torch.set_num_threads(1)
+    layer = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.LayerNorm(4))
+    x = torch.randn(3, 4, requires_grad=True)
+    loss = nn.functional.cross_entropy(layer(x), torch.tensor([0, 1, 2]))
+    torch.autograd.backward(loss)
+    kit.sgd(layer, 0.1)
+    layer.load_state_dict(kit.deepcopy(layer).state_dict())
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        kit.deepcopy(layer).to(dtype)(torch.ones(2, 4, dtype=dtype)).sum().item()
+    nn.init.kaiming_uniform_(torch.empty(3, 3), a=5**0.5)
+    torch.einsum("or,ri->oi", torch.ones(2, 3), torch.ones(3, 4))
+    torch.randint(-8, 9, (3,)).isfinite().all().item()
+    try:
+        raise KeyError("warm")
+    except KeyError as error:
+        Worker(-1, {})._told(error)
+
+
+def given_modules(files: dict[str, str]) -> dict[str, ModuleType]:
+    """The package as a submission sees it: empty, but for the modules the lab gives."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "minituner"]:
+        del sys.modules[name]
+    package = ModuleType("minituner")
+    package.__path__ = []
+    sys.modules["minituner"] = package
+    made = {}
+    for name, path in files.items():
+        made[name] = module = ModuleType(name)
+        module.__file__ = Path(path).name
+        sys.modules[name] = module
+        setattr(package, name.rpartition(".")[2], module)
+        source = Path(path).read_text(encoding="utf-8")
+        exec(compile(source, Path(path).name, "exec", dont_inherit=True), module.__dict__)
+    return made
+
+
+class Zygote:
+    """What every fork inherits."""
+
+    def __init__(self, control: socket.socket, config: dict[str, Any]) -> None:
+        self.control = control
+        self.layers: list[str] = config["layers"]
+        self.trees = sandbox.readable()
+        self.mapped = sandbox.mapped_bytes()
+        self.given = given_modules(config["given"])
+        self.nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        self.root = os.geteuid() == 0
+        self.standing: list[str] = []
+        if not self.root and "user" in self.layers:
+            kernel.enter_user_namespace(self.proc)
+            self.standing.append("user")
+        if "mount" in self.layers:
+            sandbox.build_jail(self.trees)
+            self.standing.append("mount")
+
+    def serve(self) -> None:
+        """Fork a keeper for each message, until the judge hangs up."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects the keepers
+        protocol.send(self.control.fileno(), protocol.pack({"ready": self.standing}, []))
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE, 2)
+            if not message:
+                return
+            if os.fork() == 0:
+                self.control.close()
+                self.keep(sandbox.Limits(**json.loads(message)), *descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def keep(self, limits: sandbox.Limits, wire: int, line: int) -> None:
+        """The keeper: one worker, and word of its end."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        told: dict[str, Any] = {}
+        try:
+            wanted = [name for name in PER_WORKER if name in self.layers]
+            if wanted:
+                kernel.unshare(*wanted)
+            slot = os.getpid()  # nobody else's while this keeper lives
+            worker = os.fork()
+            if worker == 0:
+                os.close(line)
+                self.work(limits, wire, [*self.standing, *wanted], slot)
+            os.close(wire)
+            told = _watch(worker, line)
+        except OSError as error:
+            told = {"broken": str(error)}
+        try:
+            protocol.send(line, protocol.pack(told, []))
+        finally:
+            os._exit(0)
+
+    def work(self, limits: sandbox.Limits, wire: int, standing: list[str], slot: int) -> None:
+        """The worker: its walls first, then word of them, then whatever it is asked."""
+        try:
+            os.setsid()
+            for stream in (0, 1, 2):
+                os.dup2(self.nothing, stream)
+            os.close(self.nothing)
+            if self.root and "uid" in self.layers:
+                slot = sandbox.FIRST_USER + slot % sandbox.USERS
+                sandbox.become_nobody_else(slot)
+                standing.append("uid")
+            lock = partial(sandbox.limit, limits, self.mapped)
+            sandbox.enclose(self.layers, standing, self.trees, lock, self.proc)
+            protocol.send(wire, protocol.pack({"standing": standing}, []))
+        except OSError as error:
+            protocol.send(wire, protocol.pack({"broken": str(error)}, []))
+            os._exit(0)
+        try:
+            Worker(wire, self.given).serve()
+        finally:
+            os._exit(0)
+
+
+def _watch(worker: int, line: int) -> dict[str, Any]:
+    """Wait for the worker's end, or bring it about when the judge says so or is gone."""
+    handle = os.pidfd_open(worker)
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    poll.register(line, select.POLLIN)
+    if handle not in dict(poll.poll()):
+        os.kill(worker, signal.SIGKILL)
+    _, status, usage = os.wait4(worker, 0)
+    return {
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+        "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    warm()
+    try:
+        zygote = Zygote(control, json.loads(sys.argv[2]))
+    except OSError as error:
+        protocol.send(control.fileno(), protocol.pack({"broken": str(error)}, []))
+        return
+    gc.collect()
+    gc.freeze()  # what is loaded now stays: workers need not look through it again
+    zygote.serve()
+
+
+if __name__ == "__main__":
+    main()

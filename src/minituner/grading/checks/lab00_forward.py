@@ -1,0 +1,243 @@
+"""Lab 00, tasks A5 and A6: the forward pass against float64, and what one step moves.
+
+Leaves out: the layer's fields, wrapping, state and merge (the files beside this one).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from minituner.grading.checks import layers
+from minituner.grading.checks.asking import Asking, gap
+
+ADAPTER = {"lora_A", "lora_B"}
+
+
+def lora_init_identity_output_is_base_to_the_bit(ask: Asking) -> None:
+    for p in (0.0, 0.5):
+        base = ask.linear(dtype="float32", whole=True)
+        layer = layers.new(ask, base.it, r=3, alpha=7.5, dropout=p)
+        for mode in (True, False):
+            x = ask.whole(8, 4, base.sizes[1], dtype="float32")
+            got = ask.w.ask(layer.train(mode)(x))
+            ask.near(f"layer(x) - base(x) (dropout={p}, training={mode})", got, base.out(x), 0.0)
+
+
+def lora_init_identity_then_the_worked_example(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    x = ask.whole(4, 4, dtype="float32")
+    x[0] = 1
+    ask.near("layer(x) - worked by hand", ask.w.ask(layer.it(x)), layer.out(x), 0.0)
+
+
+def lora_init_identity_then_the_scale_is_alpha_over_r(ask: Asking) -> None:
+    layer = layers.trained(ask)
+    x = ask.randn(5, layer.base.sizes[1])
+    bare = x @ layer.A.T @ layer.B.T
+    branch = ask.w.tensor(layer.it(x)) - layer.base.out(x)
+    got = (branch * bare).sum().item() / bare.square().sum().item()
+    rest = gap(branch, got * bare)
+    ask.hold(rest < 1e-9, f"the branch beside a multiple of B A x = {rest:.3g}", "< 1e-9")
+    ask.hold(
+        abs(got - layer.scale) < 1e-9,
+        f"factor on B A x = {got:.6g} (r={layer.r}, alpha={layer.alpha})",
+        f"alpha / r = {layer.scale}",
+        1,
+    )
+
+
+def lora_init_identity_then_the_closed_form(ask: Asking) -> None:
+    for bias, graph in ((True, True), (True, False), (False, True)):
+        layer = layers.trained(ask, bias=bias)
+        x = ask.randn(5, layer.base.sizes[1])
+        got = ask.w.ask(ask.kit.run(layer.it, x, graph))
+        what = f"layer(x) - closed form (bias={bias}, grad={graph})"
+        ask.near(what, got, layer.out(x), 1e-11)
+        ask.see("dtype", str(got.dtype), "torch.float64")
+
+
+def lora_init_identity_then_any_batch_shape(ask: Asking) -> None:
+    layer = layers.trained(ask)
+    for lead in ((), (3,), (2, 3), (2, 1, 3), (0,), (2, 0)):
+        x = ask.randn(*lead, layer.base.sizes[1])
+        sent: object = ask.kit.strided(x) if len(lead) == 2 else x
+        got = ask.w.ask(layer.it(sent))
+        ask.near(f"layer(x) - closed form, x {tuple(x.shape)}", got, layer.out(x), 1e-11)
+
+
+def lora_init_identity_then_gradients_are_the_closed_form(ask: Asking) -> None:
+    for mode in (True, False):
+        layer = layers.trained(ask)
+        d_out, d_in = layer.base.sizes
+        x, G = ask.randn(5, d_in), ask.randn(5, d_out)
+        leaf = ask.w.keep(ask.kit.leaf(x))
+        ask.w.do(ask.kit.backward(layer.it.train(mode)(leaf), G))
+        s, A, B = layer.scale, layer.A, layer.B
+        want = {"A": s * B.T @ G.T @ x, "B": s * G.T @ x @ A.T, "x": G @ layer.dense}
+        there = {"A": layer.it.lora_A.grad, "B": layer.it.lora_B.grad, "x": leaf.grad}
+        for which, expected in want.items():
+            got = ask.w.ask(there[which])
+            ask.near(f"d{which} - closed form (training={mode})", got, expected, 1e-11)
+
+
+def lora_init_identity_then_the_dtype_of_base(ask: Asking) -> None:
+    for dtype in ("float32", "bfloat16"):
+        layer = layers.trained(ask, dtype=dtype)
+        x = ask.whole(4, 3, layer.base.sizes[1], dtype=dtype)
+        out = ask.w.keep(layer.it(x))
+        got = ask.w.tensor(out)
+        ask.see("dtype", str(got.dtype), f"torch.{dtype}")
+        ask.w.do(ask.torch.autograd.backward(out.sum()))
+        ask.see("dtype of dB", str(ask.w.tensor(layer.it.lora_B.grad).dtype), f"torch.{dtype}")
+        want = layer.out(x)
+        most = 1e-4 if dtype == "float32" else 0.05  # eight bits a product, some 20 of them
+        ask.near(
+            f"layer(x) - closed form ({dtype})", got, want, most * (1 + want.abs().max()).item()
+        )
+
+
+def lora_init_identity_gradient_reaches_B_first(ask: Asking) -> None:
+    base = ask.linear(dtype="float32")
+    layer = layers.new(ask, base.it, r=3)
+    x, G = (
+        ask.randn(6, base.sizes[1], dtype="float32"),
+        ask.randn(6, base.sizes[0], dtype="float32"),
+    )
+    ask.w.do(ask.kit.backward(layer(x), G))
+    a, b = (ask.w.ask(p.grad) for p in (layer.lora_A, layer.lora_B))
+    sizes = [g.abs().max().item() if isinstance(g, torch.Tensor) else None for g in (a, b)]
+    ask.hold(
+        sizes[0] == 0.0 and sizes[1] is not None and sizes[1] > 0.0,
+        f"max|dA|, max|dB| = {sizes}",
+        "0.0, > 0",
+    )
+
+
+def lora_init_identity_forward_changes_nothing(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    x = ask.randn(3, 4, dtype="float32")
+    there = ask.w.keep(ask.torch.clone(x))
+    flags = ask.w.ask(ask.kit.params(layer.it))
+    ask.w.do(layer.it(there))
+    ask.near("x changed", ask.w.ask(there), x, 0.0)
+    values = ask.w.ask(ask.kit.values(layer.it))
+    sent = {"base.weight": layer.base.weight, "base.bias": layer.base.bias}
+    for name, want in (sent | {"lora_A": layer.A, "lora_B": layer.B}).items():
+        assert want is not None
+        ask.near(f"{name} changed", values.get(name), want, 0.0)
+    ask.see("parameters", ask.w.ask(ask.kit.params(layer.it)), flags)
+
+
+# --- A6: only A and B train -----------------------------------------------------------------------
+
+
+def lora_freeze_only_A_and_B_require_grad(ask: Asking) -> None:
+    for bias, found in ((True, True), (False, True), (True, False)):
+        base = ask.linear(bias=bias)
+        ask.w.do(base.it.requires_grad_(found))
+        layer = layers.new(ask, base.it)
+        ask.see("requires_grad", layers.trainable(ask, layer), ADAPTER)
+
+
+def lora_freeze_base_False_leaves_flags_as_found(ask: Asking) -> None:
+    for weight, bias in ((True, True), (True, False), (False, True)):
+        base = ask.linear().it
+        ask.w.do(base.weight.requires_grad_(weight))
+        ask.w.do(base.bias.requires_grad_(bias))
+        layers.new(ask, base, freeze_base=False)
+        got = (ask.w.ask(base.weight.requires_grad), ask.w.ask(base.bias.requires_grad))
+        ask.see("(weight, bias).requires_grad", got, (weight, bias))
+
+
+def _step(ask: Asking, layer: layers.Layer, lr: float) -> dict[str, torch.Tensor]:
+    """Where one step of SGD on sum(layer(x) * G) leads, in float64, by kit.values' names."""
+    d_out, d_in = layer.base.sizes
+    x, G = ask.randn(5, d_in), ask.randn(5, d_out)
+    ask.w.do(ask.kit.backward(layer.it(x), G))
+    ask.w.do(ask.kit.sgd(layer.it, lr))
+    s, A, B = layer.scale, layer.A, layer.B
+    assert layer.base.bias is not None
+    return {
+        "lora_A": A - lr * s * B.T @ G.T @ x,
+        "lora_B": B - lr * s * G.T @ x @ A.T,
+        "base.weight": layer.base.weight - lr * G.T @ x,
+        "base.bias": layer.base.bias - lr * G.sum(0),
+    }
+
+
+def lora_freeze_base_False_lets_base_learn(ask: Asking) -> None:
+    base = ask.linear()
+    d_out, d_in = base.sizes
+    A, B = ask.randn(2, d_in), ask.randn(d_out, 2)
+    it = layers.new(ask, base.it, r=2, alpha=3.0, freeze_base=False)
+    ask.w.do(ask.kit.fill(it, A, B))
+    want = _step(ask, layers.Layer(it, base, A, B, 2, 3.0, 1.5), lr=0.1)
+    values = ask.w.ask(ask.kit.values(it))
+    for name, expected in want.items():
+        ask.near(f"{name} after one step - closed form", values.get(name), expected, 1e-11)
+
+
+def lora_freeze_base_gets_no_gradient(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    x, G = ask.randn(3, 4, dtype="float32"), ask.randn(3, 3, dtype="float32")
+    ask.w.do(ask.kit.backward(layer.it(x), G))
+    it = layer.it
+    params = (it.base.weight, it.base.bias, it.lora_A, it.lora_B)
+    got = [ask.w.ask(p.grad) is not None for p in params]
+    ask.see("has a gradient: (W, b, A, B)", got, [False, False, True, True])
+
+
+def lora_freeze_holds_after_to_train_eval_and_deepcopy(ask: Asking) -> None:
+    layer = layers.trained(ask, dtype="float32")
+    x = ask.randn(2, layer.base.sizes[1], dtype="float32")
+    ask.w.do(layer.it(x))  # a layer in use
+    there = layer.it.to("cpu").to(ask.torch.float64).to(ask.torch.float32).eval().train()
+    moved = ask.w.keep(there)
+    twin = ask.w.keep(ask.kit.deepcopy(moved))
+    for what, module in (("to/train/eval", moved), ("deepcopy", twin)):
+        ask.see(f"requires_grad after {what}", layers.trainable(ask, module), ADAPTER)
+    before = ask.w.tensor(moved(x))
+    A = ask.randn(*layer.A.shape, dtype="float32")
+    W = ask.randn(*layer.base.weight.shape, dtype="float32")
+    ask.put(twin.lora_A, A)
+    ask.put(twin.base.weight, W)
+    ask.near("original moved", ask.w.ask(moved(x)), before, 0.0, 1)
+    base = type(layer.base)(layer.base.it, W, layer.base.bias)
+    other = type(layer)(twin, base, A, layer.B, layer.r, layer.alpha, layer.scale)
+    ask.near("copy(x) - closed form", ask.w.ask(twin(x)), other.out(x), 1e-4, 1)
+
+
+def lora_freeze_holds_after_save_and_load(ask: Asking) -> None:
+    layer = layers.trained(ask, dtype="float32")
+    state = ask.w.ask(layer.it.state_dict())
+    d_out, d_in = layer.base.sizes
+    far = ask.another()
+    fresh = far.keep(
+        ask.star("LoRALinear")(ask.nn.Linear(d_in, d_out), r=layer.r, alpha=layer.alpha)
+    )
+    far.do(fresh.load_state_dict(dict(state)))
+    values = far.ask(ask.kit.values(fresh))
+    want = {"base.weight": layer.base.weight, "base.bias": layer.base.bias}
+    for name, sent in (want | {"lora_A": layer.A, "lora_B": layer.B}).items():
+        assert sent is not None
+        ask.near(f"{name} after a load elsewhere", values.get(name), sent, 0.0)
+    got = {row[0] for row in far.ask(ask.kit.params(fresh)) if row[4]}
+    ask.see("requires_grad after the load", got, ADAPTER)
+    x = ask.randn(3, d_in, dtype="float32")
+    ask.near("fresh(x) - closed form", far.ask(fresh(x)), layer.out(x), 1e-4)
+
+
+def lora_freeze_one_sgd_step_moves_A_and_B_only(ask: Asking) -> None:
+    layer = layers.trained(ask)
+    want = _step(ask, layer, lr=0.1) | {"base.weight": layer.base.weight}
+    values = ask.w.ask(ask.kit.values(layer.it))
+    assert layer.base.bias is not None
+    want["base.bias"] = layer.base.bias
+    for name, expected in want.items():
+        most = 0.0 if name.startswith("base") else 1e-11
+        ask.near(f"{name} after one step - closed form", values.get(name), expected, most)
+    x = ask.randn(4, layer.base.sizes[1])
+    moved = layers.Layer(
+        layer.it, layer.base, want["lora_A"], want["lora_B"], layer.r, layer.alpha, layer.scale
+    )
+    ask.near("layer(x) after the step - closed form", ask.w.ask(layer.it(x)), moved.out(x), 1e-10)

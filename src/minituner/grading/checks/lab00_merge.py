@@ -1,0 +1,154 @@
+"""Lab 00, block D: merge_ against W + (α/r) B A, once, twice, and in half precision.
+
+Leaves out: unwrapping, which is lab 04's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from minituner.grading.checks import layers, models
+from minituner.grading.checks.asking import Asking, gap
+
+
+def lora_merge_the_worked_example(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    ask.w.do(layer.it.merge_())
+    ask.near("W_new - worked by hand", ask.w.ask(layer.it.base.weight), layer.dense, 0.0)
+
+
+def lora_merge_weight_is_the_closed_form(ask: Asking) -> None:
+    for bias in (True, False):
+        layer = layers.trained(ask, bias=bias)
+        ask.w.do(layer.it.merge_())
+        ask.near("W_new - (W + s B A)", ask.w.ask(layer.it.base.weight), layer.dense, 1e-11)
+        if layer.base.bias is not None:
+            ask.near("b_new - b", ask.w.ask(layer.it.base.bias), layer.base.bias, 0.0, 1)
+
+
+def lora_merge_zeroes_A_and_B(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    ask.w.do(layer.it.merge_())
+    rows = {row[0]: row for row in ask.w.ask(ask.kit.params(layer.it))}
+    got = [(rows[n][5], rows[n][1]) if n in rows else None for n in models.FACTORS]
+    ask.see("(Parameter, shape) of A, B", got, [(True, [2, 4]), (True, [3, 2])])
+    A, B = layers.factors(ask, layer.it)
+    ask.near("A", A, torch.zeros(2, 4), 0.0)
+    ask.near("B", B, torch.zeros(3, 2), 0.0)
+
+
+def lora_merge_keeps_base_a_frozen_leaf(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    x, G = ask.randn(2, 4, dtype="float32"), ask.randn(2, 3, dtype="float32")
+    ask.w.do(ask.kit.backward(layer.it(x), G))
+    ask.w.do(layer.it.merge_())
+    rows = {row[0]: row for row in ask.w.ask(ask.kit.params(layer.it))}
+    leaf = ask.w.ask(layer.it.base.weight.is_leaf)
+    weight = rows.get("base.weight", [None] * 7)
+    got = (weight[5], weight[4], leaf, weight[2], weight[3])
+    want = (True, False, True, "torch.float32", "cpu")
+    ask.see("(Parameter, requires_grad, is_leaf, dtype, device)", got, want)
+    names = ["base.bias", "base.weight", "lora_A", "lora_B"]
+    ask.see("parameters", sorted(rows), names, 1)
+    ask.w.do(ask.kit.backward(layer.it(x), G))  # and what is merged can still be run and stepped
+    ask.w.do(ask.kit.sgd(layer.it, 0.1))
+    ask.near("W after a step", ask.w.ask(layer.it.base.weight), layer.dense, 0.0)
+
+
+def lora_merge_in_half_precision_rounds_once(ask: Asking) -> None:
+    drawn, r = ask.rng.choice(layers.SCALES), 3
+    cases = [("bfloat16", 120, 127, drawn), ("float16", 1000, 600, drawn)]
+    cases.append(("bfloat16", 120, 127, 1 + 2**-10))  # a scale that bfloat16 cannot hold
+    for dtype, large, factor, scale in cases:
+        kind = getattr(ask.torch, dtype)
+        base = ask.w.keep(ask.nn.Linear(10, 9, dtype=kind))
+        layer = layers.new(ask, base, r=r, alpha=r * scale)
+        # Integers whose products are exact in float32: then only the roundings can differ.
+        W, A, B = ask.whole(large, 9, 10), ask.whole(8, r, 10), ask.whole(factor, 9, r)
+        for target, value in ((base.weight, W), (layer.lora_A, A), (layer.lora_B, B)):
+            ask.put(target, value)
+        want = (W.float() + scale * (B.float() @ A.float())).to(getattr(torch, dtype))
+        ask.w.do(layer.merge_())
+        got = ask.w.tensor(layer.base.weight)
+        same = int((got == want).sum()) if got.shape == want.shape else 0
+        ask.hold(
+            got.dtype == want.dtype and same == want.numel(),
+            f"weights right = {same} / {want.numel()}, {got.dtype}",
+            f"{want.numel()} / {want.numel()}, torch.{dtype}",
+        )
+
+
+def lora_merge_works_on_a_base_that_trains(ask: Asking) -> None:
+    base, scale = ask.linear(), ask.rng.choice(layers.SCALES)
+    it = layers.new(ask, base.it, r=3, alpha=3 * scale, freeze_base=False)
+    A, B = ask.randn(3, base.sizes[1]), ask.randn(base.sizes[0], 3)
+    ask.w.do(ask.kit.fill(it, A, B))
+    ask.w.do(it.merge_())
+    want = layers.Layer(it, base, A, B, 3, 3 * scale, scale).dense
+    ask.near("W_new - (W + s B A)", ask.w.ask(it.base.weight), want, 1e-11)
+
+
+def lora_merge_keeps_the_output_in_float64(ask: Asking) -> None:
+    for mode in (True, False):
+        layer = layers.trained(ask, dropout=0.5)
+        x = ask.randn(5, layer.base.sizes[1])
+        ask.w.do(layer.it.train(mode))
+        ask.w.do(layer.it.merge_())
+        ask.see("mode kept", ask.w.ask(layer.it.training), mode)
+        for again in (layer.it, layer.it.eval(), layer.it.train()):
+            what = f"merged(x) - closed form (training={mode})"
+            ask.near(what, ask.w.ask(again(x)), layer.out(x), 1e-11)
+
+
+def lora_merge_keeps_the_output_in_float32_to_1e_5(ask: Asking) -> None:
+    base, scale = ask.linear((64, 64), dtype="float32"), 2.0
+    it = layers.new(ask, base.it, r=8, alpha=16.0)
+    A = (2 * torch.rand(8, 64, generator=ask.torch_rng) - 1) / 8
+    B = ask.randn(64, 8, dtype="float32") * 0.02
+    ask.w.do(ask.kit.fill(it, A, B))
+    x = ask.randn(32, 64, dtype="float32")
+    before = ask.w.tensor(it(x))
+    ask.w.do(it.merge_())
+    after = ask.w.ask(it(x))
+    ask.near("merged(x) - layer(x)", after, before, 1e-5)
+    want = layers.Layer(it, base, A, B, 8, 16.0, scale).out(x)
+    ask.near("merged(x) - closed form", after, want, 2e-5)
+
+
+def lora_merge_of_every_adapter_keeps_the_model(ask: Asking) -> None:
+    model = models.gpt(ask)
+    models.adapt(model, dropout=0.5)
+    for name in model.factors:
+        ask.w.do(model.it.get_submodule(name).merge_())
+    values = ask.w.ask(ask.kit.values(model.it))
+    left = [n for n in model.state if values[n].abs().max().item() != 0.0]
+    ask.see("factors left", left, [])
+    for name, want in model.dense().items():
+        key = name.replace(".weight", ".base.weight")
+        ask.near(f"{key} - (W + s B A)", values.get(key), want, 1e-11)
+    ids = model.input()
+    got = ask.w.ask(model.it.train()(ids))
+    ask.near("merged(x) - closed form", got, model.out(ids), 1e-10)
+
+
+def lora_merge_twice_changes_nothing_more(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    for _ in range(3):
+        ask.w.do(layer.it.merge_())
+    ask.near("W after more merges", ask.w.ask(layer.it.base.weight), layer.dense, 0.0)
+    x = ask.whole(4, 2, 4, dtype="float32")
+    ask.near("output after more merges", ask.w.ask(layer.it(x)), layer.out(x), 0.0)
+
+
+def lora_merge_allows_new_values_in_A_and_B(ask: Asking) -> None:
+    layer = layers.worked(ask)
+    ask.w.do(layer.it.merge_())
+    ask.put(layer.it.lora_A, ask.randn(2, 4))
+    ask.put(layer.it.lora_B, ask.randn(3, 2))
+    out = ask.w.tensor(layer.it(ask.randn(2, 4, dtype="float32")))
+    ask.w.do(layer.it.merge_())
+    again = ask.w.tensor(layer.it(ask.randn(2, 4, dtype="float32")))
+    sound = [gap(y, torch.zeros(2, 3)) < float("inf") for y in (out, again)]
+    fields = (layer.it.r, layer.it.alpha, layer.it.scaling)
+    got = (*sound, *(ask.w.ask(field) for field in fields))
+    ask.see("(finite (2, 3), again, r, alpha, scaling)", got, (True, True, 2, 3.0, 1.5))

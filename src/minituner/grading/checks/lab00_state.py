@@ -1,0 +1,208 @@
+"""Lab 00, block C: the adapter on its own, saved in one worker and loaded in a fresh one.
+
+Leaves out: wrapping (lab00_wrap.py) and merge (lab00_merge.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from minituner.grading.checks import layers, models, trees
+from minituner.grading.checks.asking import Asking
+from minituner.grading.expr import Expr
+
+REFUSED = ("KeyError", "ValueError")
+
+
+def _state(ask: Asking, model: Expr) -> dict[str, Tensor]:
+    """lora_state_dict there, as a plain dict of tensors here."""
+    state = ask.w.ask(ask.star("lora_state_dict")(model))
+    ask.see("lora_state_dict(model) is a dict", isinstance(state, dict), True)
+    return dict(state)
+
+
+def _equal(
+    ask: Asking, got: Mapping[str, Tensor], want: Mapping[str, Tensor], nth: int = 0
+) -> None:
+    ask.see("keys", sorted(map(str, got)), sorted(want), 0)
+    for name, value in want.items():
+        ask.near(f"{name} - its value", got[name], value, 0.0, nth)
+
+
+def lora_roundtrip_state_holds_exactly_A_and_B(ask: Asking) -> None:
+    model = models.wrapped(ask)
+    ask.w.do(model.it.requires_grad_(False))  # an adapter at rest is an adapter too
+    _equal(ask, _state(ask, model.it), model.state, 1)
+
+
+def lora_roundtrip_state_is_not_fooled_by_names(ask: Asking) -> None:
+    tree = trees.tree(ask)
+    ask.see("before wrapping", sorted(_state(ask, tree.it)), [])
+    wrap = ask.star("wrap_minigpt_with_lora")
+    ask.w.do(wrap(tree.it, r=2, target_modules=tree.targets))
+    want = sorted(f"{name}.{which}" for name in tree.matches for which in models.FACTORS)
+    ask.see("keys", sorted(_state(ask, tree.it)), want)
+
+
+def lora_roundtrip_state_is_detached_copies(ask: Asking) -> None:
+    model = models.wrapped(ask)
+    state = ask.w.keep(ask.star("lora_state_dict")(model.it))
+    grads = ask.w.ask([state[n].requires_grad for n in model.state])
+    ask.see("requires_grad", grads, [False] * len(model.state))
+    for name in model.factors:
+        layer = model.it.get_submodule(name)
+        ask.w.do(ask.kit.add(layer.lora_A, 1.0))
+        ask.w.do(ask.kit.add(layer.lora_B, 1.0))
+    _equal(ask, dict(ask.w.ask(state)), model.state)
+
+
+# --- C2: strict, all or nothing -------------------------------------------------------------------
+
+
+def _load(ask: Asking, model: Expr, state: Mapping[str, Tensor]) -> Expr:
+    return ask.star("load_lora_state_dict")(model, dict(state))
+
+
+def _all_refused(
+    ask: Asking, model: models.Model, bad: Iterable[tuple[str, dict[str, Tensor], tuple[str, ...]]]
+) -> None:
+    """Each load raises and names its entries, and after them all the model is what it was."""
+    was = trees.before(ask, model.it)
+    for what, state, words in bad:
+        ask.refuses(what, _load(ask, model.it, state), words, REFUSED)
+    ask.see("changed", trees.changes(ask, was), [], 1)
+
+
+def _other(ask: Asking, model: models.Model) -> dict[str, Tensor]:
+    """Another adapter's state for the same model."""
+    return {name: ask.randn(*value.shape) for name, value in model.state.items()}
+
+
+def lora_roundtrip_load_names_missing_and_unexpected(ask: Asking) -> None:
+    model = models.wrapped(ask)
+    other = _other(ask, model)
+    lost = tuple(ask.rng.sample(sorted(other), 2))
+    short = {name: value for name, value in other.items() if name not in lost}
+    strangers = {"stranger.lora_A": ask.randn(2, 3), "lm_head.weight": ask.randn(2)}
+    bad = [
+        ("a state without two entries", short, lost),
+        ("a state with two more", other | strangers, tuple(strangers)),
+        ("an empty state", {}, tuple(sorted(other))),
+    ]
+    _all_refused(ask, model, bad)
+
+
+def lora_roundtrip_load_rejects_a_wrong_shape(ask: Asking) -> None:
+    model = models.wrapped(ask)
+    other, bad = _other(ask, model), []
+    for which in models.FACTORS:
+        name = ask.rng.choice([n for n in other if n.endswith(which)])
+        rows, columns = other[name].shape
+        shapes = ((1, columns), (rows, 1), (columns, rows), (rows * columns,), (rows + 1, columns))
+        for shape in shapes:
+            state = other | {name: ask.randn(*shape)}
+            bad.append((f"{shape} for {(rows, columns)}", state, (name,)))
+    _all_refused(ask, model, bad)
+
+
+def lora_roundtrip_load_rejects_values_that_are_not_finite(ask: Asking) -> None:
+    model = models.wrapped(ask)
+    other, bad = _other(ask, model), []
+    for which in models.FACTORS:
+        name = ask.rng.choice([n for n in other if n.endswith(which)])
+        for value in (float("nan"), float("inf"), float("-inf")):
+            poisoned = other[name].clone()
+            poisoned[tuple(ask.rng.randrange(n) for n in poisoned.shape)] = value
+            bad.append((f"{value} in {name}", other | {name: poisoned}, (name,)))
+    _all_refused(ask, model, bad)
+
+
+def lora_roundtrip_load_keeps_parameters_and_flags(ask: Asking) -> None:
+    model = models.net(ask, dtype="float32")
+    names = model.wrap(r=2, target_modules=("q_proj", "mlp.fc2"))
+    model.fill(names, 2, 8.0)
+    resting = ask.rng.choice(names)
+    ask.w.do(model.it.get_submodule(resting).requires_grad_(False))
+    members = ask.w.keep(ask.kit.members(model.it))
+    rows = ask.w.ask(ask.kit.params(model.it))
+    state = dict(reversed(_other(ask, model).items()))  # names count, not their order
+    ask.w.do(_load(ask, model.it, state))
+    kit, it = ask.kit, model.it
+    same, now, values = ask.w.ask((kit.unmoved(members, it), kit.params(it), kit.values(it)))
+    ask.see("the same Parameters", same, True)
+    ask.see("replaced or changed", [new[0] for new in now if new not in rows], [])
+    for name, value in state.items():
+        ask.near(f"{name} - loaded", values.get(name), value.float(), 0.0, 1)
+
+
+def lora_roundtrip_load_leaves_the_optimiser_valid(ask: Asking) -> None:
+    model = models.wrapped(ask)
+    layers_there = [model.it.get_submodule(name) for name in model.factors]
+    trained = ask.w.keep([p for m in layers_there for p in (m.lora_A, m.lora_B)])
+    state = _other(ask, model)
+    there = ask.w.keep({n: ask.torch.clone(v) for n, v in state.items()})
+    ask.w.do(ask.star("load_lora_state_dict")(model.it, there))
+    x = model.input()
+    G = ask.randn(*model.out(x).shape)
+    ask.w.do(ask.kit.backward(model.it(x), G))
+    ask.w.do(ask.kit.step(trained, 0.5))
+    values = ask.w.ask(ask.kit.values(model.it))
+    still = [n for n, v in state.items() if torch.equal(values[n], v)]
+    ask.see("unmoved by the optimiser", still, [])
+    _equal(ask, dict(ask.w.ask(there)), state)
+
+
+# --- C3: there and back ---------------------------------------------------------------------------
+
+
+def lora_roundtrip_through_a_file_into_a_fresh_model(ask: Asking) -> None:
+    model, far = models.gpt(ask), ask.another()
+    models.adapt(model)
+    state = _state(ask, model.it)
+    fresh = models.gpt(ask, worker=far, like=model)
+    r = next(iter(model.factors.values()))[0].shape[0]
+    options = {"r": r, "alpha": r * model.scale, "target_modules": ("q_proj", "mlp.fc2")}
+    far.do(ask.star("wrap_minigpt_with_lora")(fresh.it, **options))
+    far.do(_load(ask, fresh.it, state))
+    ids = model.input()
+    got, rows = far.ask((fresh.it.eval()(ids), ask.kit.params(fresh.it)))
+    ask.near("fresh(x) - what was trained, in closed form", got, model.out(ids), 1e-10)
+    trains = {row[0] for row in rows if row[4]}
+    ask.see("requires_grad after the load", trains, set(model.state), 1)
+
+
+def lora_roundtrip_touches_only_the_adapters(ask: Asking) -> None:
+    r = ask.rng.choice((2, 3))
+    source = models.wrapped(ask, r=r)
+    target = models.wrapped(ask, r=r, like=source)
+    state = _state(ask, source.it)
+    was = ask.w.ask(ask.kit.values(target.it))
+    ask.w.do(_load(ask, target.it, state))
+    now = ask.w.ask(ask.kit.values(target.it))
+    for name, value in was.items():
+        ask.near(f"{name} after the load", now.get(name), source.state.get(name, value), 0.0)
+    _equal(ask, _state(ask, target.it), source.state, 1)
+
+
+def lora_roundtrip_of_a_shared_module(ask: Asking) -> None:
+    shared, last = ask.linear((6, 6)), ask.linear((4, 6))
+    names = ["left.q_proj", "right.q_proj", "last.q_proj"]
+    model = ask.w.keep(ask.kit.Net(names, [shared.it, shared.it, last.it]))
+    source = ask.w.keep(ask.kit.deepcopy(model))
+    wrap = ask.star("wrap_minigpt_with_lora")
+    for each in (model, source):
+        ask.w.do(wrap(each, r=2, alpha=3.0, target_modules=("q_proj",), dropout=0.0))
+    values = {}
+    for which, (d_out, d_in) in (("left", (6, 6)), ("last", (4, 6))):
+        layer = getattr(source, which)["q_proj"]
+        values[which] = (ask.randn(2, d_in), ask.randn(d_out, 2))
+        ask.w.do(ask.kit.fill(layer, *values[which]))
+    ask.w.do(ask.star("load_lora_state_dict")(model, ask.star("lora_state_dict")(source)))
+    one = layers.Layer(model, shared, *values["left"], 2, 3.0, 1.5)
+    two = layers.Layer(model, last, *values["last"], 2, 3.0, 1.5)
+    x = ask.randn(4, 6)
+    want = two.out(one.out(one.out(x).tanh()).tanh())
+    ask.near("target(x) - closed form", ask.w.ask(model(x)), want, 1e-11)

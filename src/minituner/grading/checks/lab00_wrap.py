@@ -1,0 +1,297 @@
+"""Lab 00, block B: which linears are wrapped, what takes their place, what is frozen.
+
+Leaves out: the single layer (lab00_fields.py, lab00_forward.py), state and merge.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from minituner.grading.checks import layers, models, trees
+from minituner.grading.checks.asking import Asking, gap
+from minituner.grading.expr import Expr
+
+INNER = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj", "mlp.fc1", "mlp.fc2")
+EVERY = sorted(f"blocks.{i}.{name}" for i in range(2) for name in INNER)
+
+
+def _wrap(ask: Asking, model: Expr, **options: object) -> Expr:
+    return ask.star("wrap_minigpt_with_lora")(model, **options)
+
+
+def lora_param_count_wrap_finds_every_default_target(ask: Asking) -> None:
+    model = models.gpt(ask)
+    ask.see("returned", sorted(model.wrap()), EVERY)
+    ask.see("LoRALinear in the model", trees.adapters(ask, model.it), EVERY, 1)
+
+
+def lora_param_count_wrap_matches_at_a_dot_and_linears_only(ask: Asking) -> None:
+    tree = trees.tree(ask)
+    got = ask.w.ask(_wrap(ask, tree.it, r=2, target_modules=tree.targets))
+    ask.see("returned", sorted(got) if type(got) is list else got, tree.matches)
+    ask.see("wrapped", trees.adapters(ask, tree.it), tree.matches)
+
+
+def lora_param_count_wrap_targets_may_overlap(ask: Asking) -> None:
+    model, path = models.net(ask), ask.rng.choice(("blocks.0.q_proj", "blocks.1.v_proj"))
+    targets = ["fc1", "mlp.fc1", "mlp.fc2", path]
+    got = ask.w.ask(ask.star("wrap_minigpt_with_lora")(model.it, 2, 3.0, targets, 0.0))
+    want = sorted([path, *(f"blocks.{i}.mlp.fc{n}" for i in (0, 1) for n in (1, 2))])
+    ask.see("returned", sorted(got) if type(got) is list else got, want)
+    ask.see("wrapped", trees.adapters(ask, model.it), want)
+
+
+def lora_param_count_wrap_names_the_unmatched_target(ask: Asking) -> None:
+    model = models.net(ask)
+    was = trees.before(ask, model.it)
+    absent = ask.rng.choice(("gate_proj", "up_proj", "fc3", "proj"))
+    call = _wrap(ask, model.it, target_modules=("q_proj", absent, "mlp.fc1"))
+    ask.refuses(f"target {absent}", call, (absent,), ("ValueError",))
+    ask.see("changed", trees.changes(ask, was), [], 1)
+
+
+def lora_param_count_wrap_again_raises_and_changes_nothing(ask: Asking) -> None:
+    model = models.net(ask)
+    model.wrap(r=2, target_modules=("q_proj", "mlp.fc1"))
+    was = trees.before(ask, model.it)
+    for targets in (("q_proj", "mlp.fc1"), ("v_proj", "q_proj")):
+        call = _wrap(ask, model.it, r=2, target_modules=targets)
+        ask.refuses(f"{targets} again", call, ("q_proj",), ("ValueError",))
+        ask.see("changed", trees.changes(ask, was), [])
+
+
+def lora_param_count_wrap_adds_what_is_left_of_a_target(ask: Asking) -> None:
+    model, which = models.net(ask), ask.rng.choice((0, 1))
+    first = ask.w.ask(_wrap(ask, model.it.blocks[str(which)], r=2, target_modules=("q_proj",)))
+    second = model.wrap(r=2, target_modules=("q_proj",))
+    want = (["q_proj"], [f"blocks.{1 - which}.q_proj"])
+    ask.see("(block, model)", (first, second), want)
+    ask.see("wrapped", trees.adapters(ask, model.it), [f"blocks.{i}.q_proj" for i in (0, 1)])
+
+
+def lora_param_count_wrap_never_nests(ask: Asking) -> None:
+    model = models.net(ask)
+    names = model.wrap(r=2, target_modules=("q_proj",))
+    call = _wrap(ask, model.it, target_modules=("base",))
+    ask.refuses("target 'base'", call, ("base",), ("ValueError",))
+    ask.see("adapters", trees.adapters(ask, model.it), sorted(names))
+
+
+# --- B2: replaced in place ------------------------------------------------------------------------
+
+
+def lora_init_identity_wrap_keeps_base_and_passes_arguments(ask: Asking) -> None:
+    model = models.net(ask)
+    every = [name for name in models.NAMES if "v_proj" not in name]
+    linears = {name: ask.w.keep(model.it.get_submodule(name)) for name in every}
+    r, scale = ask.rng.choice((3, 5)), ask.rng.choice(layers.SCALES)
+    targets = ("q_proj", "mlp.fc1", "mlp.fc2")
+    names = model.wrap(r=r, alpha=r * scale, target_modules=targets, dropout=0.5)
+    ask.see("returned", sorted(names), sorted(every))
+    model.fill(names, r, scale)
+    now = {name: model.it.get_submodule(name) for name in every}
+    kept = ask.w.ask([ask.kit.same(now[n].base, linears[n]) for n in every])
+    ask.see("base is the linear it replaced", kept, [True] * len(every))
+    fields = ask.w.ask([(now[n].r, now[n].alpha, now[n].scaling) for n in every])
+    ask.see("(r, alpha, scaling)", fields, [(r, r * scale, scale)] * len(every))
+    name = ask.rng.choice(names)
+    x = ask.randn(64, model.factors[name][0].shape[1])
+    noisy, silent = ask.w.ask((now[name].train()(x), now[name].eval()(x)))
+    want = x @ model.dense()[f"{name}.weight"].T + model.values.get(f"{name}.bias", torch.zeros(1))
+    ask.near(f"{name}.eval()(x) - closed form", silent, want, 1e-11)
+    ask.hold(gap(noisy, silent) > 1e-6, f"{name}: train() == eval()", "dropout=0.5")
+    plain = models.wrapped(ask, dropout=0.0)
+    x = plain.input()
+    got = ask.w.ask(plain.it.train()(x))
+    ask.near("dropout=0.0: train()(x) - closed form", got, plain.out(x), 1e-10)
+
+
+def lora_init_identity_wrap_draws_each_A_anew(ask: Asking) -> None:
+    drawn = set()
+    for start in ask.rng.sample(range(10**6), 2):
+        ask.w.do(ask.kit.seed(start))
+        model = models.net(ask)
+        for name in model.wrap(r=2, target_modules=("q_proj", "v_proj")):
+            A = ask.w.tensor(model.it.get_submodule(name).lora_A)
+            drawn.add(tuple(A.flatten().tolist()))
+    ask.see("different A", len(drawn), 8)
+
+
+def lora_init_identity_wrap_defaults_are_r8_alpha16_dropout_005(ask: Asking) -> None:
+    tree = ask.w.keep(ask.nn.ModuleDict({"q_proj": ask.nn.Linear(40, 5)}))
+    ask.w.do(_wrap(ask, tree, target_modules=("q_proj",)))
+    layer = tree["q_proj"]
+    got = ask.w.ask((layer.r, layer.alpha, layer.scaling))
+    ask.hold(got == (8, 16.0, 2.0), f"(r, alpha, scaling) = {got}", "(8, 16.0, 2.0)")
+    # One input at a time through A = ones and B = [1, 0, …]: an output of 0 is a dropped entry.
+    ask.put(layer.lora_A, torch.ones(8, 40))
+    ask.put(layer.lora_B, torch.eye(5, 8))
+    ask.put(layer.base.weight, torch.zeros(5, 40))
+    ask.put(layer.base.bias, torch.zeros(5))
+    out = ask.w.tensor(layer.train()(torch.eye(40).repeat(100, 1)))
+    share = (out[:, 0] == 0).double().mean().item()
+    ask.hold(0.025 < share < 0.08, f"dropped share = {share:.3f}", "0.05", 1)
+
+
+def lora_init_identity_wrap_keeps_the_models_function(ask: Asking) -> None:
+    model = models.gpt(ask)
+    model.wrap(r=3, alpha=4.5, dropout=0.5)
+    for mode in (True, False):
+        ids = model.input()
+        got = ask.w.ask(model.it.train(mode)(ids))
+        ask.near(f"wrapped(x) - model(x) (training={mode})", got, model.out(ids), 1e-11)
+
+
+def lora_init_identity_wrap_keeps_train_and_eval(ask: Asking) -> None:
+    for mode in (True, False):
+        model, apart = models.net(ask), ask.rng.choice((0, 1))
+        ask.w.do(model.it.train(mode))
+        ask.w.do(model.it.blocks[str(apart)].train(not mode))
+        model.wrap(dropout=0.5, target_modules=("q_proj", "mlp.fc1"))
+        rows = ask.w.ask(ask.kit.modules(model.it))
+        off = [n for n, _, on, _ in rows if on is (mode is n.startswith(f"blocks.{apart}"))]
+        ask.see("other mode than before", off, [])
+
+
+def lora_param_count_wrap_new_targets_join_the_old(ask: Asking) -> None:
+    model = models.net(ask)
+    first = model.wrap(r=2, alpha=3.0, dropout=0.0, target_modules=("q_proj",))
+    model.fill(first, 2, 1.5)
+    kept = {name: ask.w.keep(model.it.get_submodule(name)) for name in first}
+    second = model.wrap(r=3, alpha=4.5, dropout=0.0, target_modules=("v_proj", "mlp.fc2"))
+    same = ask.w.ask([ask.kit.same(model.it.get_submodule(n), kept[n]) for n in first])
+    ask.see("earlier adapters kept", same, [True] * len(first))
+    count = (len(first), len(second), len(trees.adapters(ask, model.it)))
+    ask.see("(first, second, all)", count, (2, 4, 6))
+    x = model.input()
+    ask.near("model(x) - closed form", ask.w.ask(model.it(x)), model.out(x), 1e-10)
+
+
+def lora_param_count_wrap_one_adapter_for_a_shared_module(ask: Asking) -> None:
+    shared, last = ask.linear((6, 6)), ask.linear((4, 6))
+    names, parts = ["left.q_proj", "right.q_proj", "last.q_proj"], [shared, shared, last]
+    model = ask.w.keep(ask.kit.Net(names, [part.it for part in parts]))
+    ask.w.do(_wrap(ask, model, r=2, alpha=3.0, target_modules=("q_proj",), dropout=0.0))
+    ask.see("LoRALinear in the model", trees.adapters(ask, model), sorted(names))
+    left, right = model.left["q_proj"], model.right["q_proj"]
+    ask.see("left is right", ask.w.ask(ask.kit.same(left, right)), True)
+    rows = ask.w.ask(ask.kit.params(model))
+    count = sum(r[1][0] * r[1][1] for r in rows if r[4] and r[0] == r[6])
+    ask.see("trainable", count, 2 * (6 + 6) + 2 * (6 + 4), 1)
+    A, B = ask.randn(2, 6), ask.randn(6, 2)
+    ask.w.do(ask.kit.fill(left, A, B))
+    layer = layers.Layer(left, shared, A, B, 2, 3.0, 1.5)
+    x = ask.randn(4, 6)
+    want = last.out(layer.out(layer.out(x).tanh()).tanh())
+    ask.near("model(x) - closed form", ask.w.ask(model(x)), want, 1e-11)
+
+
+def lora_param_count_wrap_two_modules_with_one_weight_are_two(ask: Asking) -> None:
+    a, b, c = (ask.w.keep(ask.nn.Linear(5, 5)) for _ in range(3))
+    ask.w.do(ask.kit.assign(c, "weight", b.weight))
+    model = ask.w.keep(ask.nn.ModuleDict({"fc1": a, "fc10": b, "fc11": c}))
+    ask.w.do(_wrap(ask, model, r=2, target_modules=("fc1",)))
+    ask.w.do(_wrap(ask, model, r=2, target_modules=("fc10", "fc11")))
+    ask.see("wrapped", trees.adapters(ask, model), ["fc1", "fc10", "fc11"])
+    pairs = {"fc1": a, "fc10": b, "fc11": c}.items()
+    kept = ask.w.ask([ask.kit.same(model[name].base, linear) for name, linear in pairs])
+    tied = ask.w.ask(ask.kit.same(model["fc10"].base.weight, model["fc11"].base.weight))
+    ask.see("(base is the linear it replaced, weight tied)", (kept, tied), ([True] * 3, True))
+
+
+def lora_freeze_wrap_keeps_the_head_tied(ask: Asking) -> None:
+    model = models.gpt(ask)
+    tied = ask.w.keep(model.it.tok_emb.weight)
+    model.wrap(r=2)
+    same = ask.kit.same
+    first = ask.w.ask([same(m.weight, tied) for m in (model.it.lm_head, model.it.tok_emb)])
+    model.wrap(r=2, target_modules=("lm_head",))
+    head = ask.w.ask(same(model.it.lm_head.base.weight, tied))
+    got = (first, head, ask.w.ask(tied.requires_grad))
+    ask.see(
+        "(head and embedding tied, wrapped head tied, trains)", got, ([True, True], True, False)
+    )
+
+
+# --- B3: everything else is frozen ----------------------------------------------------------------
+
+
+def _frozen_but_adapters(ask: Asking, model: Expr, nth: tuple[int, int] = (0, 0)) -> None:
+    trains, factors = layers.trainable(ask, model), trees.factor_names(ask, model)
+    ask.see("trainable - adapters", sorted(trains - factors), [], nth[0])
+    ask.see("adapters - trainable", sorted(factors - trains), [], nth[1])
+
+
+def lora_freeze_wrap_leaves_only_adapters_trainable(ask: Asking) -> None:
+    model = models.gpt(ask)
+    names = model.wrap(r=2, target_modules=("q_proj", "mlp.fc1"))
+    ask.see("wrapped", len(names), 4)
+    _frozen_but_adapters(ask, model.it)
+
+
+def lora_freeze_wrap_second_call_freezes_the_rest_only(ask: Asking) -> None:
+    model = models.net(ask)
+    model.wrap(r=2, target_modules=("q_proj",))
+    ask.w.do(model.it.requires_grad_(True))  # somebody's slip between the calls
+    model.wrap(r=2, target_modules=("v_proj", "mlp.fc2"))
+    _frozen_but_adapters(ask, model.it, (0, 1))
+
+
+def lora_param_count_wrap_trains_9216_a_layer(ask: Asking) -> None:
+    r, n = ask.rng.choice((4, 8)), ask.rng.choice((1, 2))
+    config = ask.given("minigpt.MiniGPTConfig")(n_layer=n)
+    model = ask.w.keep(ask.given("minigpt.MiniGPT")(config))
+    ask.w.do(_wrap(ask, model, r=r))
+    rows = [row for row in ask.w.ask(ask.kit.params(model)) if row[4]]
+    count = sum(row[1][0] * (row[1] + [1])[1] for row in rows)
+    ask.see(f"trainable ({n} layers, r={r})", count, n * (4 * r * 128 + 2 * r * 320))
+
+
+def lora_freeze_wrap_is_not_fooled_by_names(ask: Asking) -> None:
+    tree = trees.tree(ask)
+    ask.w.do(_wrap(ask, tree.it, r=2, target_modules=tree.targets))
+    _frozen_but_adapters(ask, tree.it)
+
+
+def lora_freeze_wrap_training_moves_adapters_only(ask: Asking) -> None:
+    model, scale, lr = models.gpt(ask), 1.5, 0.05
+    names = model.wrap(r=2, alpha=3.0, dropout=0.0)
+    factors = {}
+    for name in names:
+        d_out, d_in = model.values[f"{name}.weight"].shape
+        factors[name] = [ask.randn(2, d_in) / 3, torch.zeros(d_out, 2, dtype=torch.float64)]
+        model.set(name, *factors[name])
+    for _ in range(2):  # B moves in the first step, A (whose gradient needs B) in the second
+        ids, G = model.input(), ask.randn(3, 6, 13)
+        ask.w.do(ask.kit.backward(model.it(ids), G))
+        ask.w.do(ask.kit.sgd(model.it, lr))
+        _one_step(model, factors, scale, ids, G, lr)
+    values = ask.w.ask(ask.kit.values(model.it))
+    for name, pair in factors.items():
+        for which, want in zip(models.FACTORS, pair, strict=True):
+            key = f"{name}.{which}"
+            ask.near(f"{key} after two steps - closed form", values.get(key), want, 1e-9)
+    for name, sent in model.values.items():
+        module, _, which = name.rpartition(".")
+        key = f"{module}.base.{which}" if module in factors else name
+        ask.near(f"{key} moved", values.get(key), sent, 0.0)
+
+
+def _one_step(
+    model: models.Gpt,
+    factors: dict[str, list[torch.Tensor]],
+    scale: float,
+    ids: torch.Tensor,
+    G: torch.Tensor,
+    lr: float,
+) -> None:
+    """The same step of SGD here, on the dense form W + s B A."""
+    leaves = {n: [f.clone().requires_grad_(True) for f in pair] for n, pair in factors.items()}
+    pairs = leaves.items()
+    dense = {f"{n}.weight": model.values[f"{n}.weight"] + scale * B @ A for n, (A, B) in pairs}
+    out = torch.func.functional_call(models.SHELL, model.values | dense, (ids,))
+    torch.autograd.backward((out * G).sum())
+    for name, pair in leaves.items():
+        for index, leaf in enumerate(pair):
+            assert leaf.grad is not None
+            factors[name][index] = leaf.detach() - lr * leaf.grad

@@ -1,0 +1,174 @@
+"""Starts the box (a zygote, by exec) and asks it for workers; knows which walls stand.
+
+Tries the strongest set of layers first and falls back where the kernel refuses, so the level that a
+report names is the one reached, never the one hoped for. Linux only.
+Leaves out: the layers themselves (box/sandbox.py) and talking to a worker (peer.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from minituner.grading.box import protocol
+from minituner.grading.peer import Broken, Peer
+from minituner.words import say
+
+BASIC = ("rlimits", "no_new_privs")
+KERNEL = (*BASIC, "landlock", "seccomp")
+SPACES = (*KERNEL, "user", "mount", "pid", "ipc", "net")
+OWN_USER = (*SPACES, "uid")
+LEVELS = {"practice": BASIC, "standard": KERNEL, "authoritative": SPACES}
+START_SECONDS = 120.0  # importing torch on a cold disk
+HELLO_SECONDS = 30.0
+CPU_SECONDS = 5
+
+
+def level(standing: Sequence[str]) -> str:
+    """The strongest level all of whose layers stand; "none" where not even the first does."""
+    reached = "none"
+    for name, layers in LEVELS.items():
+        if set(layers) <= set(standing):
+            reached = name
+    return reached
+
+
+def at_least(reached: str, required: str) -> bool:
+    order = ("none", *LEVELS)
+    return order.index(reached) >= order.index(required)
+
+
+class Box:
+    """One zygote; a context manager that leaves no process behind.
+
+    Args:
+        given: module name -> file, what a submission may import of ours.
+        layers: exactly these, for the tests of a single layer; by default the strongest that work.
+    """
+
+    def __init__(self, given: Mapping[str, Path], layers: Sequence[str] | None = None) -> None:
+        self.given = {name: str(path) for name, path in given.items()}
+        choices: list[Sequence[str]] = [OWN_USER] if os.geteuid() == 0 else []
+        choices += [SPACES, KERNEL, (*BASIC, "seccomp"), (*BASIC, "landlock"), BASIC]
+        self.choices = choices if layers is None else [layers]
+        self.standing: tuple[str, ...] = ()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.control: socket.socket | None = None
+
+    def __enter__(self) -> Box:
+        if sys.platform != "linux":
+            raise Broken(say("the exam needs Linux, got {system}", system=sys.platform))
+        refused = ""
+        for layers in self.choices:
+            try:
+                self._start(layers)
+                peer, self.standing = self._worker(CPU_SECONDS)
+                peer.close()
+                return self
+            except Broken as error:
+                refused = str(error)
+                self.stop()
+        raise Broken(say("no worker could be started: {why}", why=refused))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def level(self) -> str:
+        return level(self.standing)
+
+    def worker(self, *, cpu_seconds: int = CPU_SECONDS, reply_seconds: float = 10.0) -> Peer:
+        """A fresh worker behind the same walls as the first one.
+
+        Raises:
+            Broken: it did not start, or a wall is missing.
+        """
+        peer, standing = self._worker(cpu_seconds, reply_seconds)
+        if set(standing) != set(self.standing):
+            peer.close()
+            raise Broken(say("a worker came up without {layers}", layers=self._missing(standing)))
+        return peer
+
+    def _missing(self, standing: Sequence[str]) -> str:
+        return ", ".join(sorted(set(self.standing) - set(standing)))
+
+    def _start(self, layers: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        config = json.dumps({"layers": list(layers), "given": self.given})
+        module = "minituner.grading.box.zygote"
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-m", module, str(theirs.fileno()), config],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=_environment(),
+        )
+        theirs.close()
+        self.control = ours
+        try:
+            ready, _ = protocol.receive(ours.fileno(), time.monotonic() + START_SECONDS)
+        except (protocol.Closed, protocol.TooSlow, protocol.Malformed):
+            raise Broken(say("the box did not start")) from None
+        if "broken" in ready:
+            raise Broken(str(ready["broken"]))
+
+    def _worker(
+        self, cpu_seconds: int, reply_seconds: float = 10.0
+    ) -> tuple[Peer, tuple[str, ...]]:
+        if self.control is None:
+            raise Broken(say("the box did not start"))
+        wire, its_wire = socket.socketpair()
+        line, its_line = socket.socketpair()
+        with its_wire, its_line:
+            message = json.dumps({"cpu_seconds": cpu_seconds}).encode("ascii")
+            try:
+                fds = [its_wire.fileno(), its_line.fileno()]
+                socket.send_fds(self.control, [message], fds)
+            except OSError:
+                raise Broken(say("the box is gone")) from None
+        wire.setblocking(False)
+        peer = Peer(
+            wire.detach(), line.detach(), cpu_seconds=cpu_seconds, reply_seconds=reply_seconds
+        )
+        try:
+            hello, _ = peer.reader.receive(time.monotonic() + HELLO_SECONDS)
+        except (protocol.Closed, protocol.TooSlow, protocol.Malformed):
+            peer.close()
+            raise Broken(say("a worker did not start")) from None
+        if "standing" not in hello:
+            peer.close()
+            raise Broken(str(hello.get("broken")))
+        return peer, tuple(hello["standing"])
+
+    def stop(self) -> None:
+        """Hang up; the zygote ends by itself, its keepers with it."""
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=2)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the caller's: a secret in a variable would be inherited by every worker."""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(threads, "1") | {"LANG": "C.UTF-8", "PATH": os.defpath}

@@ -1,0 +1,238 @@
+"""The judge's end of one worker: asks, waits no longer than it should, believes nothing.
+
+Source: box/protocol.py for the frames, box/worker.py for what they say. Leaves out: what to ask
+(checks/) and starting processes (host.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from minituner.grading.box import protocol
+from minituner.grading.expr import Expr, encode, name
+from minituner.words import say
+
+REPLY_SECONDS = 10.0  # of wall time; an honest reply takes milliseconds
+END_SECONDS = 10.0
+MAX_DEPTH = 12
+SIGXCPU, SIGKILL = 24, 9
+
+
+class Raised(Exception):
+    """The submission raised: which kinds of exception, what it said, and where."""
+
+    def __init__(self, kinds: list[str], said: str, where: str) -> None:
+        super().__init__(said)
+        self.kinds, self.said, self.where = kinds, said, where
+
+
+class Lost(Exception):
+    """The worker ended, hung, or answered with nonsense: the submission's doing."""
+
+    def __init__(self, why: str, *, idle: bool = False) -> None:
+        super().__init__(why)
+        self.idle = idle  # out of wall time with CPU time to spare: worth one more try, alone
+
+
+class Broken(Exception):
+    """Something of ours failed."""
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A value that does not cross: only its type's name does."""
+
+    kind: str
+
+
+class Peer:
+    """One worker with one submission in it."""
+
+    def __init__(
+        self, wire: int, line: int, *, cpu_seconds: float, reply_seconds: float = REPLY_SECONDS
+    ) -> None:
+        self.wire, self.line = wire, line
+        self.reader = protocol.Reader(wire)
+        self.cpu_seconds, self.reply_seconds = cpu_seconds, reply_seconds
+        self.numbers = itertools.count()
+        self.pending: list[list[Any]] = []
+        self.tensors: list[Tensor] = []
+        self.source: list[str] = []
+        self.lost = ""
+        self.kit, self.torch, self.nn = name("kit"), name("torch"), name("torch.nn")
+
+    def load(self, module: str, file: str, source: str) -> None:
+        """Run the submission's source there.
+
+        Raises:
+            Raised, Lost.
+        """
+        self.source = source.splitlines()
+        self._answer(self._exchange({"load": [module, file, source]}, []))
+
+    def forget(self) -> None:
+        """Drop what was asked for and not sent: an earlier check's, which ended midway."""
+        self.pending, self.tensors = [], []
+
+    def keep(self, thing: object) -> Expr:
+        """Compute it there, and hold the value there under a name."""
+        number = next(self.numbers)
+        self.pending.append([number, encode(thing, self.tensors)])
+        return Expr(["v", number])
+
+    def do(self, thing: object) -> None:
+        """Compute it there, for what it does."""
+        self.pending.append([None, encode(thing, self.tensors)])
+
+    def ask(self, thing: object) -> Any:
+        """The value: None, a bool, number, str, Tensor, list, tuple, dict, or Odd.
+
+        Raises:
+            Raised: it, or a step before it, raised. Lost.
+        """
+        self.do(thing)
+        return self._answer(self._flush())
+
+    def tensor(self, thing: object) -> Tensor:
+        """A value that has to be a tensor; anything else is a Raised."""
+        value = self.ask(thing)
+        if not isinstance(value, Tensor):
+            kind = value.kind if isinstance(value, Odd) else type(value).__name__
+            raise Raised(["TypeError"], say("expected a tensor, got {kind}", kind=kind), "")
+        return value
+
+    def refusal(self, thing: object, *kinds: str) -> str | None:
+        """The message with which it is refused by one of these kinds, or None."""
+        if self.pending:
+            self._answer(self._flush())
+        try:
+            self.ask(thing)
+        except Raised as raised:
+            if not set(kinds) & set(raised.kinds):
+                raise
+            return raised.said
+        return None
+
+    def _flush(self) -> tuple[dict[str, Any], list[Tensor]]:
+        header = {"steps": self.pending}
+        tensors, self.pending, self.tensors = self.tensors, [], []
+        return self._exchange(header, tensors)
+
+    def _exchange(
+        self, header: dict[str, Any], tensors: list[Tensor]
+    ) -> tuple[dict[str, Any], list[Tensor]]:
+        if self.lost:
+            raise Lost(self.lost)
+        deadline = time.monotonic() + self.reply_seconds
+        try:
+            protocol.send(self.wire, protocol.pack(header, tensors), deadline)
+            return self.reader.receive(deadline)
+        except protocol.Closed:
+            self.lost = self.end()
+        except protocol.Malformed as error:
+            self.lost = say("it answered with what is no frame: {why}", why=error)
+            self.end()
+        except protocol.TooSlow:
+            cpu = self._stop().get("cpu_s", 0.0)
+            seconds = f"{self.reply_seconds:g}"
+            self.lost = say(
+                "no answer after {seconds} s: does it wait for something?", seconds=seconds
+            )
+            raise Lost(self.lost, idle=cpu < self.reply_seconds / 2) from None
+        raise Lost(self.lost)
+
+    def _answer(self, frame: tuple[dict[str, Any], list[Tensor]]) -> Any:
+        header, tensors = frame
+        try:
+            if "raised" in header:
+                raise self._raised(header["raised"])
+            return _decoded(header.get("value"), tensors, MAX_DEPTH)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            self.lost = say("it answered with what is no frame: {why}", why="header")
+            self.end()
+            raise Lost(self.lost) from None
+
+    def _raised(self, told: dict[str, Any]) -> Raised:
+        kinds = [clean(kind, 80) for kind in told["kinds"]][:20]
+        where = ""
+        if isinstance(told["at"], list):
+            file, line = told["at"]
+            if type(line) is int and 1 <= line <= len(self.source):
+                where = f"{clean(file, 40)}:{line}  {clean(self.source[line - 1].strip(), 200)}"
+        return Raised(kinds, clean(told["said"], 2000), where)
+
+    def end(self) -> str:
+        """Wait for the worker's end, or bring it about; in words, why it ended."""
+        told = self._stop()
+        if "broken" in told:
+            raise Broken(told["broken"])
+        used = told.get("cpu_s", 0.0)
+        if told.get("signal") in (SIGXCPU, SIGKILL) and used > self.cpu_seconds * 0.9:
+            seconds = f"{self.cpu_seconds:g}"
+            return say(
+                "it was stopped after {seconds} s of CPU time: is there an endless loop?",
+                seconds=seconds,
+            )
+        if told.get("signal"):
+            return say("it crashed (signal {number})", number=told["signal"])
+        return say("it ended its process: is there an exit?")
+
+    def _stop(self) -> dict[str, Any]:
+        """Hang up, and read the keeper's word on how the worker ended."""
+        if self.wire < 0:
+            return {}
+        os.close(self.wire)
+        self.wire = -1
+        try:
+            os.set_blocking(self.line, True)
+            with contextlib.suppress(OSError):
+                os.write(self.line, b".")
+            told, _ = protocol.receive(self.line, time.monotonic() + END_SECONDS)
+        except (protocol.Closed, protocol.TooSlow, protocol.Malformed):
+            told = {"broken": say("a keeper gave no word")}
+        os.close(self.line)
+        return told
+
+    def close(self) -> None:
+        """End the worker; nothing of it is left afterwards."""
+        self._stop()
+
+
+def clean(text: object, most: int) -> str:
+    """Submitted text as one may print it: no control characters, no surrogates, not too long."""
+    if not isinstance(text, str):
+        raise TypeError("a text that is none")
+    kept = (c if c == "\n" or unicodedata.category(c)[0] != "C" else "�" for c in text[:most])
+    return "".join(kept)
+
+
+def _decoded(value: Any, tensors: list[Tensor], depth: int) -> Any:
+    if depth == 0:
+        raise ValueError("nested too deeply")
+    if not isinstance(value, list):
+        if isinstance(value, dict):
+            raise TypeError("an object where a value was expected")
+        return value
+    kind = value[0]
+    if kind == "t":
+        index = value[1]
+        if type(index) is not int or index < 0:
+            raise IndexError(index)
+        return tensors[index]
+    if kind == "odd":
+        return Odd(clean(value[1], 80))
+    if kind == "dict":
+        rows = [(_decoded(k, tensors, 1), _decoded(v, tensors, depth - 1)) for k, v in value[1]]
+        return dict(rows)
+    items = [_decoded(item, tensors, depth - 1) for item in value[1]]
+    if kind not in ("list", "tuple"):
+        raise ValueError(kind)
+    return items if kind == "list" else tuple(items)

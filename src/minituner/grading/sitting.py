@@ -1,0 +1,160 @@
+"""One submission through a lab's checks: a worker, one check after another, a result for each.
+
+A worker that ends, hangs or talks nonsense costs the check in progress and what is left of its
+task; the next check gets a fresh one. Leaves out: gates, notes and points (exam.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from minituner.grading.checks.asking import Asking, Wrong
+from minituner.grading.claims import claims
+from minituner.grading.host import Box
+from minituner.grading.peer import Broken, Lost, Peer, Raised
+from minituner.grading.registry import ROOT, Lab
+from minituner.grading.report import Result
+from minituner.words import explain, say
+
+ALONE_SECONDS = 30.0  # the second and last time a check may wait, where the first was idle
+Check = Callable[[Asking], None]
+
+
+@dataclass
+class Sitting:
+    """What came of it: a result a test, or why the file cannot be run at all."""
+
+    tests: dict[str, Result] = field(default_factory=dict)
+    unrunnable: str = ""
+
+
+class Room:
+    """The workers of one submission; a context manager that leaves none behind."""
+
+    def __init__(self, box: Box, lab: Lab, source: str) -> None:
+        self.box, self.lab, self.source = box, lab, source
+        self.module = f"minituner.{lab.star.removesuffix('.py')}"
+        self.first: Peer | None = None
+        self.others: list[Peer] = []
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def fresh(self, reply_seconds: float = 10.0) -> Peer:
+        """A worker that has just loaded the submission.
+
+        Raises:
+            Raised, Lost: the submission's doing. Broken: ours.
+        """
+        peer = self.box.worker(reply_seconds=reply_seconds)
+        self.others.append(peer)
+        peer.load(self.module, self.lab.star, self.source)
+        return peer
+
+    def worker(self) -> Peer:
+        """The one that most checks share."""
+        if self.first is None:
+            self.first = self.fresh()
+        self.first.forget()
+        return self.first
+
+    def clear(self) -> None:
+        """End every worker."""
+        for peer in self.others:
+            peer.close()
+        self.first, self.others = None, []
+
+
+def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int) -> Sitting:
+    """Every check of the lab against the source.
+
+    Raises:
+        Broken: the box failed; no fault of the submission.
+    """
+    found = Sitting()
+    task_of, over, retried = lab.task_of(), dict[str, str](), False
+    order = list(checks)
+    random.Random(seed).shuffle(order)
+    with Room(box, lab, source) as room:
+        try:
+            room.worker()
+        except (Raised, Lost) as error:
+            found.unrunnable = _why(error)
+            return found
+        for name in order:
+            task = task_of[name]
+            if task in over:
+                found.tests[name] = Result("failed", over[task])
+                continue
+            try:
+                found.tests[name] = _one(room, lab, name, checks[name], seed, room.worker())
+            except Lost as error:
+                lost = error
+                if lost.idle and not retried:
+                    retried = True
+                    lost_again = _alone(room, lab, name, checks[name], seed, found)
+                    if lost_again is None:
+                        continue
+                    lost = lost_again
+                room.clear()
+                found.tests[name] = Result("failed", str(lost))
+                over[task] = say("not run, because of an earlier test") + f": {name}\n{lost}"
+            except Raised as error:  # a fresh worker, and this time the file did not load
+                found.tests[name] = _raised(lab, error)
+    return found
+
+
+def _alone(room: Room, lab: Lab, name: str, check: Check, seed: int, found: Sitting) -> Lost | None:
+    """The check once more with nothing else under way; None when it has its result now."""
+    room.clear()
+    try:
+        found.tests[name] = _one(room, lab, name, check, seed, room.fresh(ALONE_SECONDS))
+    except Lost as error:
+        return error
+    return None
+
+
+def _one(room: Room, lab: Lab, name: str, check: Check, seed: int, worker: Peer) -> Result:
+    """One check on one worker."""
+    own = random.Random(f"{seed}:{name}").randrange(2**31)
+    try:
+        check(Asking(worker, room.module, own, room.fresh))
+    except Wrong as wrong:
+        causes = claims(ROOT / lab.contract)[name]
+        cause, read = causes[min(wrong.nth, len(causes) - 1)]
+        said = explain(measured=wrong.measured, expected=wrong.expected, cause=cause, read=read)
+        return Result("failed", said)
+    except Raised as error:
+        return _raised(lab, error)
+    except (Lost, Broken):
+        raise
+    except Exception as error:
+        # The canary passed this check: what came back here is no layer's answer.
+        kind = type(error).__name__
+        return Result("failed", say("the reply was not what was asked for ({kind})", kind=kind))
+    finally:
+        for peer in room.others:
+            if peer is not room.first and peer is not worker:
+                with contextlib.suppress(Broken):
+                    peer.close()
+        room.others = [p for p in room.others if p is room.first or p is worker]
+    return Result("passed")
+
+
+def _raised(lab: Lab, error: Raised) -> Result:
+    if "NotImplementedError" in error.kinds:
+        return Result("todo", lab.todo(error.said), error.where)
+    return Result("failed", _why(error), error.where)
+
+
+def _why(error: Raised | Lost) -> str:
+    if isinstance(error, Lost):
+        return str(error)
+    kind = error.kinds[0] if error.kinds else "?"
+    return "\n".join(filter(None, (error.where, f"{kind}: {error.said}")))
