@@ -72,6 +72,9 @@ class Box:
                 self._start(layers)
                 peer, self.standing = self._worker(CPU_SECONDS)
                 peer.close()
+                if not set(layers) <= set(self.standing):
+                    missing = ", ".join(sorted(set(layers) - set(self.standing)))
+                    raise Broken(say("a worker came up without {layers}", layers=missing))
                 return self
             except Broken as error:
                 refused = str(error)

@@ -130,7 +130,6 @@ def enclose(
         kernel.enter_user_namespace(proc)
         standing.append("user")
     os.close(proc)
-    kernel.drop_capabilities()
     # The keeper's end is the worker's; a change of user would undo this, so it comes after.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     steps: dict[str, Callable[[], None]] = {
@@ -140,6 +139,8 @@ def enclose(
         "seccomp": seccomp.install,  # last: it ends the calls that the others need
     }
     for name, put_up in steps.items():
+        if name == "seccomp":
+            kernel.drop_capabilities()  # whatever a user namespace or root gave
         if name in wanted:
             put_up()
             standing.append(name)

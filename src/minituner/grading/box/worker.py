@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import linecache
 import sys
-import traceback
 from types import ModuleType
 from typing import Any
 
@@ -127,11 +126,15 @@ class Worker:
             said = str(error)[:MAX_TEXT]
         except BaseException as worse:
             said = f"<its message raised {type(worse).__name__}>"
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [(f.filename, f.lineno) for f in frames if f.filename in self.files]
+        at: list[object] | None = None
+        trace = error.__traceback__
+        while trace is not None:  # not traceback.extract_tb: that looks for every file's lines
+            if trace.tb_frame.f_code.co_filename in self.files:
+                at = [trace.tb_frame.f_code.co_filename, trace.tb_lineno]
+            trace = trace.tb_next
         if isinstance(error, SyntaxError) and error.filename in self.files:
-            lines.append((error.filename, error.lineno))
-        return {"kinds": kinds, "said": said, "at": list(lines[-1]) if lines else None}
+            at = [error.filename, error.lineno]
+        return {"kinds": kinds, "said": said, "at": at}
 
     def _packed(self, answer: dict[str, Any], carried: list[Tensor]) -> bytes:
         try:
