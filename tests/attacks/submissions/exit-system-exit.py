@@ -1,0 +1,5 @@
+"""SystemExit(0) while the file is imported."""
+
+raise SystemExit(0)
+
+{{EMPTY}}

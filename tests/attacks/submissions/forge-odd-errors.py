@@ -1,0 +1,25 @@
+"""Answers whose fields have the wrong types: kinds, said, at, step, dictionary keys, lone surrogates."""
+
+{{WIRES}}
+
+for head in (
+    b'{"raised": 7}',
+    b'{"raised": {}}',
+    b'{"raised": {"kinds": 7, "said": null, "at": 1}}',
+    b'{"raised": {"kinds": [], "said": "\\ud800", "at": ["lora.py", 1e400]}, "step": -1}',
+    b'{"raised": {"kinds": ["X"], "said": "x", "at": ["/etc/passwd", 1]}, "step": "a"}',
+    b'{"raised": {"kinds": [{}], "said": {}, "at": ["lora.py"]}, "step": 10000}',
+    b'{"value": ["dict", [[["list", []], 1]]]}',
+    b'{"value": ["dict", [1, 2]]}',
+    b'{"value": ["odd"]}',
+    b'{"value": ["what", [1]]}',
+    b'{"value": []}',
+    b'{"value": {"a": 1}}',
+    b"[1]",
+    b"null",
+    b"\xff\xfe",
+    b"",
+):
+    shout(frame(head))
+
+{{EMPTY}}

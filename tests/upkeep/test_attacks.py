@@ -1,0 +1,106 @@
+"""Hostile submissions through the whole exam: no point unearned, no harm done, no grade moved.
+
+tests/attacks/attacks.toml says what each does and what a sound exam makes of it. The set is run as
+whoever runs the tests and, where that is root, once more as a user without privileges.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import unprivileged
+from build import Attack, attacks
+from scene import stage
+
+from minituner.grading.exam import Examiner
+from minituner.grading.registry import ROOT, lab
+from minituner.grading.report import Report
+
+LAB = lab("00")
+ATTACKS = attacks()
+NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it does not start a third
+SECONDS = 120.0  # above every limit of the exam together
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
+
+
+@pytest.fixture(scope="module")
+def examiner() -> Iterator[Examiner]:
+    """One session for the whole file, as for a course: what one leaves, the next would meet."""
+    secret = secrets.token_hex(16)
+    os.environ["MINITUNER_PRIVATE"] = secret
+    with Examiner(LAB) as session:
+        yield session
+        assert _score(session.examine(ROOT / "solutions")) == 100  # after them all
+    del os.environ["MINITUNER_PRIVATE"]
+
+
+def _score(report: Report) -> int:
+    return report.score
+
+
+def _said(report: Report) -> str:
+    lines = [task.message for task in report.tasks]
+    return "\n".join([*lines, *(line for gate in report.gates for line in gate.findings)])
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_it_gets_what_it_earned_and_harms_nothing(
+    attack: Attack, examiner: Examiner, request: pytest.FixtureRequest
+) -> None:
+    """The exact score, the tasks and the reason; no mark, process, port or word of a secret."""
+    if attack.open:  # strict: when the hole is closed, this turns red until the row says so
+        request.applymarker(pytest.mark.xfail(strict=True, reason=attack.open))
+    secret = os.environ["MINITUNER_PRIVATE"]
+    with stage(attack, secret) as scene:
+        started = time.monotonic()
+        report = examiner.examine(scene.folder)
+        took = time.monotonic() - started
+        harm = scene.harm()
+    said = _said(report)
+    red = {task.id for task in report.tasks if task.outcome != "passed"}
+    every = {task.id for task in LAB.tasks}
+    assert harm == set()
+    assert report.score == attack.expected, (sorted(red), said[:2000])
+    assert red == (every if attack.tasks_failed == ("all",) else set(attack.tasks_failed))
+    assert "error" not in {task.outcome for task in report.tasks}, said[:2000]
+    assert re.search(attack.reason, said), said[:2000]
+    assert secret not in said
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f\ud800-\udfff]", said)
+    assert took < SECONDS
+
+
+def test_the_list_is_well_formed() -> None:
+    """At least 40 attacks beside the controls, each said in both languages."""
+    names = [attack.name for attack in ATTACKS]
+    assert len(names) >= 44
+    assert len(set(names)) == len(names)
+    assert {"correct", "wrong", "correct-noted"} <= set(names)
+    assert all(attack.about_en.strip() and attack.about_es.strip() for attack in ATTACKS)
+    tasks = {task.id for task in LAB.tasks} | {"all"}
+    assert all(set(attack.tasks_failed) <= tasks for attack in ATTACKS)
+
+
+@pytest.mark.skipif(NESTED in os.environ, reason="this is that run")
+@pytest.mark.skipif(not unprivileged.AVAILABLE, reason="needs root, setpriv and unshare")
+def test_all_of_them_once_more_without_a_privilege() -> None:
+    """The same list, examined by a user who has no privilege at all."""
+    words = [sys.executable, "-m", "pytest", str(ROOT / "tests/upkeep/test_attacks.py"), "-q"]
+    words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark", f"--rootdir={ROOT}"]
+    done = subprocess.run(
+        unprivileged.command(words, [ROOT]),
+        cwd=ROOT,
+        env=os.environ | {NESTED: "1", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    known = sum(bool(attack.open) for attack in ATTACKS)
+    assert f"{len(ATTACKS) + 1 - known} passed" in done.stdout, done.stdout[-500:]
