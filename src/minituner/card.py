@@ -99,11 +99,11 @@ def full(lab: Lab, report: Report) -> RenderableType:
     parts: list[RenderableType] = [heading(lab, report.file), table(lab, report.tasks)]
     total = say("total {score}/{most}", score=report.score, most=report.max_score)
     style = "bold green" if report.score == report.max_score else "bold"
-    parts.append(
-        Text.assemble(
-            "\n", (total, style), (f"   {say('practice')} · {say('seed')} {report.seed}", "dim")
-        )
-    )
+    kind = say("practice")
+    if report.isolation != "none":
+        kind = f"{say('exam')} · {say('isolation')} {report.isolation}"
+    aside = f"   {kind} · {say('seed')} {report.seed}"
+    parts.append(Text.assemble("\n", (total, style), (aside, "dim")))
     parts.extend(_asides(lab, report))
     parts.append(Text(""))
     parts.append(Group(*_next(lab, report)))
@@ -169,6 +169,8 @@ def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:
         detail.append(f"{say('read')}: {where}")
     detail.rstrip()
     yield Padding(detail, (0, 0, 0, 2), expand=False)
+    if report.isolation != "none":
+        return  # the instructor's machine; the next command is the learner's
     again = command("minituner", "grade")
     if task.kind == "types":
         again = command("mypy", f"--strict {report.file}")

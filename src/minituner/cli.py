@@ -1,4 +1,4 @@
-"""The commands: grade, hint, reset, doctor. Words and keys only; the judgement is in grading/.
+"""The learner's commands: grade, hint, reset, doctor. Words and keys only; grading/ judges.
 
 Exit codes: 0 passed, 1 not yet, 2 broken (ours, or a wrong call).
 """
@@ -6,12 +6,11 @@ Exit codes: 0 passed, 1 not yet, 2 broken (ours, or a wrong call).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.live import Live
@@ -22,7 +21,8 @@ from minituner.grading import doctor as checks
 from minituner.grading import practice, stub
 from minituner.grading.registry import ROOT, RegistryError, lab
 from minituner.grading.report import TaskResult
-from minituner.words import LANGUAGES, VARIABLE, say
+from minituner.spoken import LabId, Lang, broken, speak
+from minituner.words import say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,23 +31,9 @@ app = typer.Typer(
     help="Learn LoRA by writing it. Start with: minituner grade",
 )
 
-LabId = Annotated[str, typer.Option("--lab", help="Which lab, for example 00.")]
 Impl = Annotated[
     str, typer.Option("--impl", help="Whose code: student, reference, a lora.py, or a folder.")
 ]
-Lang = Annotated[str, typer.Option("--lang", help="en or es; the default is your locale's.")]
-
-
-def _speak(lang: str) -> None:
-    if lang and lang not in LANGUAGES:
-        _broken(say("--lang: expected one of {all}, got {got}", all=", ".join(LANGUAGES), got=lang))
-    if lang:
-        os.environ[VARIABLE] = lang  # the test process reads it too
-
-
-def _broken(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(2)
 
 
 @app.command(epilog="Example: minituner grade --lang es")
@@ -60,12 +46,12 @@ def grade(
     seed: Annotated[int | None, typer.Option(help="Repeat the verdict with this seed.")] = None,
 ) -> None:
     """Grade a lab: gates, contract, types and notes; exit 0 when all is green, 1 when not yet."""
-    _speak(lang)
+    speak(lang)
     try:
         which = lab(lab_id)
         submission = practice.find(which, impl)
     except (RegistryError, practice.NoSuchFile) as error:
-        _broken(str(error))
+        broken(str(error))
     junit = None if junit is None else junit.resolve()
     console = card.console()
     if as_json:
@@ -109,18 +95,18 @@ def hint(
     lang: Lang = "",
 ) -> None:
     """Show one hint for a task, the gentlest first."""
-    _speak(lang)
+    speak(lang)
     try:
         which = lab(lab_id)
     except RegistryError as error:
-        _broken(str(error))
+        broken(str(error))
     known = {task.id: task for task in which.tasks}
     if task_id.upper() not in known:
         everything = ", ".join(known)
-        _broken(say("hint: expected one of {all}, got {got}", all=everything, got=task_id))
+        broken(say("hint: expected one of {all}, got {got}", all=everything, got=task_id))
     task = known[task_id.upper()]
     if not 1 <= stage <= len(task.hints):
-        _broken(say("hint: expected a stage from 1 to {most}, got {got}", most=3, got=stage))
+        broken(say("hint: expected a stage from 1 to {most}, got {got}", most=3, got=stage))
     typer.echo(f"{task.id} · {task.title}\n\n{task.hints[stage - 1]}")
     if stage < len(task.hints):
         more = f"minituner hint {task.id} {stage + 1}"
@@ -134,14 +120,14 @@ def reset(
     lang: Lang = "",
 ) -> None:
     """Put the lab's file back as shipped; your version is kept beside it with its date."""
-    _speak(lang)
+    speak(lang)
     try:
         which = lab(lab_id)
         shipped = stub.stub(which)
     except RegistryError as error:
-        _broken(str(error))
+        broken(str(error))
     except FileNotFoundError:
-        _broken(
+        broken(
             say(
                 "{path} is not here; try: git checkout {file}",
                 path=which.reference,
@@ -173,7 +159,7 @@ def _agreed(question: str) -> bool:
 @app.command(epilog="Example: minituner doctor")
 def doctor(lang: Lang = "") -> None:
     """Check Python, torch, the tools, and that the reference is green on this machine."""
-    _speak(lang)
+    speak(lang)
     console, healthy = card.console(), True
     for check in checks.examine():
         healthy = healthy and check.ok
@@ -184,9 +170,32 @@ def doctor(lang: Lang = "") -> None:
     raise typer.Exit(0 if healthy else 2)
 
 
+ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+def _needs_linux() -> None:
+    """Examine submissions behind walls: Linux only."""
+    broken(say("the exam needs Linux, got {system}", system=sys.platform))
+
+
+def _offer_the_exam() -> None:
+    """exam and cohort; their modules are loaded only when one of them, or a list, is asked for."""
+    if not ({"exam", "cohort", "--help"} & set(sys.argv[1:]) or len(sys.argv) == 1):
+        return
+    if sys.platform != "linux":
+        for name in ("exam", "cohort"):
+            app.command(name, context_settings=ANYTHING)(_needs_linux)
+    else:
+        from minituner import cli_exam
+
+        app.command(epilog="Example: minituner exam submissions/ada --lang es")(cli_exam.exam)
+        app.command(epilog="Example: minituner cohort submissions --out graded")(cli_exam.cohort)
+
+
 def main() -> None:
     """The console script. Anything unforeseen is ours: exit 2, never the learner's 1."""
     try:
+        _offer_the_exam()
         app()
     except Exception as error:
         typer.echo(say("This is our fault, not yours: {why}", why=repr(error)), err=True)

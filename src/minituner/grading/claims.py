@@ -7,6 +7,7 @@ different things about one claim. Leaves out: measured and expected, which each 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def claims(contract: Path) -> dict[str, tuple[tuple[str, str], ...]]:
     }
 
 
-def _explained(test: ast.FunctionDef, pages: dict[str, object]) -> list[tuple[str, str]]:
+def _explained(test: ast.FunctionDef, pages: Mapping[str, object]) -> list[tuple[str, str]]:
     calls = [n for n in ast.walk(test) if isinstance(n, ast.Call)]
     calls = [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "explain"]
     found = []

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from minituner.grading.box import protocol
-from minituner.grading.peer import Broken, Peer
+from minituner.grading.peer import REPLY_SECONDS, Broken, Peer
 from minituner.words import say
 
 BASIC = ("rlimits", "no_new_privs")
@@ -93,7 +93,9 @@ class Box:
     def level(self) -> str:
         return level(self.standing)
 
-    def worker(self, *, cpu_seconds: int = CPU_SECONDS, reply_seconds: float = 10.0) -> Peer:
+    def worker(
+        self, *, cpu_seconds: int = CPU_SECONDS, reply_seconds: float = REPLY_SECONDS
+    ) -> Peer:
         """A fresh worker behind the same walls as the first one.
 
         Raises:
@@ -131,7 +133,7 @@ class Box:
             raise Broken(str(ready["broken"]))
 
     def _worker(
-        self, cpu_seconds: int, reply_seconds: float = 10.0
+        self, cpu_seconds: int, reply_seconds: float = REPLY_SECONDS
     ) -> tuple[Peer, tuple[str, ...]]:
         if self.control is None:
             raise Broken(say("the box did not start"))

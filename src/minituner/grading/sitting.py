@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 from minituner.grading.checks.asking import Asking, Wrong
 from minituner.grading.claims import claims
-from minituner.grading.host import Box
-from minituner.grading.peer import Broken, Lost, Peer, Raised
+from minituner.grading.host import CPU_SECONDS, Box
+from minituner.grading.peer import REPLY_SECONDS, Broken, Lost, Peer, Raised
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Result
-from minituner.words import explain, say
+from minituner.words import failure, say
 
-ALONE_SECONDS = 30.0  # the second and last time a check may wait, where the first was idle
+NEXT_CPU_SECONDS = 2  # a worker's after the first loss: many loops must not take many times as long
+ALONE_SECONDS = 20.0  # the second and last time a check may wait, where the first was idle
 Check = Callable[[Asking], None]
 
 
@@ -39,6 +40,7 @@ class Room:
         self.module = f"minituner.{lab.star.removesuffix('.py')}"
         self.first: Peer | None = None
         self.others: list[Peer] = []
+        self.losses = 0
 
     def __enter__(self) -> Room:
         return self
@@ -46,13 +48,14 @@ class Room:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
-    def fresh(self, reply_seconds: float = 10.0) -> Peer:
+    def fresh(self, reply_seconds: float = REPLY_SECONDS) -> Peer:
         """A worker that has just loaded the submission.
 
         Raises:
             Raised, Lost: the submission's doing. Broken: ours.
         """
-        peer = self.box.worker(reply_seconds=reply_seconds)
+        seconds = NEXT_CPU_SECONDS if self.losses else CPU_SECONDS
+        peer = self.box.worker(cpu_seconds=seconds, reply_seconds=reply_seconds)
         self.others.append(peer)
         peer.load(self.module, self.lab.star, self.source)
         return peer
@@ -103,6 +106,7 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
                         continue
                     lost = lost_again
                 room.clear()
+                room.losses += 1
                 found.tests[name] = Result("failed", str(lost))
                 over[task] = say("not run, because of an earlier test") + f": {name}\n{lost}"
             except Raised as error:  # a fresh worker, and this time the file did not load
@@ -128,7 +132,7 @@ def _one(room: Room, lab: Lab, name: str, check: Check, seed: int, worker: Peer)
     except Wrong as wrong:
         causes = claims(ROOT / lab.contract)[name]
         cause, read = causes[min(wrong.nth, len(causes) - 1)]
-        said = explain(measured=wrong.measured, expected=wrong.expected, cause=cause, read=read)
+        said = failure(wrong.measured, wrong.expected, cause, read)
         return Result("failed", said)
     except Raised as error:
         return _raised(lab, error)

@@ -1,9 +1,10 @@
 """The seccomp filter: an allowlist of system calls; every other call does not exist (ENOSYS).
 
 The list is what a worker was seen to use (strace over the reference and every variant: newfstatat,
-openat, read, write, brk, lseek, ioctl, close, mmap, exit_group) and what late imports, memory, locks
-and the time of day may need besides. No fork, thread, exec or socket, no signal to anybody. Source: linux/seccomp.h, linux/bpf_common.h, the tables in asm/unistd.h.
-Leaves out: other architectures than these two; there the layer is absent, and the level says so.
+openat, read, write, brk, lseek, ioctl, close, mmap, exit_group) and what late imports, memory,
+locks and the time of day may need besides. No fork, thread, exec or socket, no signal to anybody.
+Source: linux/seccomp.h, linux/bpf_common.h, the tables in asm/unistd.h. Leaves out: other
+architectures than these two; there the layer is absent, and the level says so.
 """
 
 from __future__ import annotations

@@ -1,30 +1,54 @@
 """Small things a judge asks of torch inside a worker: values, flags, modules, one step of SGD.
 
 Everything here runs beside a submission that may have changed torch under it, so nothing here is
-believed: the judge compares the tensors that come back with its own. Leaves out: any verdict.
+believed: the judge compares the tensors that come back with its own. What can be is taken from
+torch's C types before a submission is loaded, and modules are walked by hand, so that a class that
+lies about its flags or its parameters has to lie at a deeper place. Leaves out: any verdict.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+BASE = torch._C.TensorBase
+# Any: the descriptors themselves, which the type stubs know as the values they give
+REQUIRES_GRAD: Any = BASE.requires_grad
+GRAD: Any = BASE.grad
+IS_LEAF: Any = BASE.is_leaf
+COPY, SUB, ADD, DETACH, CLONE, TO = (
+    BASE.copy_,
+    BASE.sub_,
+    BASE.add_,
+    BASE.detach,
+    BASE.clone,
+    BASE.to,
+)
+GRAD_MODE, GET_GRAD_MODE = torch._C._set_grad_enabled, torch.is_grad_enabled
+MRO = type.__dict__["__mro__"]
 deepcopy = copy.deepcopy
+
+
+def _in_place(change: Callable[..., Any], target: Tensor, *args: Any, **named: Any) -> None:
+    was = GET_GRAD_MODE()
+    GRAD_MODE(False)
+    try:
+        change(target, *args, **named)
+    finally:
+        GRAD_MODE(was)
 
 
 def put(target: Tensor, value: Tensor) -> None:
     """Copy values into a parameter, in its own dtype."""
-    with torch.no_grad():
-        target.copy_(value.to(target.dtype))
+    _in_place(COPY, target, TO(value, target.dtype))
 
 
 def add(target: Tensor, amount: float) -> None:
-    with torch.no_grad():
-        target.add_(amount)
+    _in_place(ADD, target, amount)
 
 
 def assign(owner: Any, name: str, value: Any) -> None:
@@ -65,15 +89,17 @@ def fill(layer: Any, a: Tensor, b: Tensor) -> None:
 
 
 class Net(nn.Module):
-    """Calls its parts one after the other, tanh between; beside them an embedding and a norm.
+    """Calls its parts one after the other, tanh between; `beside`: an embedding and a norm, too.
 
     A part's name may be dotted; the same part may come twice, under two names.
     """
 
-    def __init__(self, names: Sequence[str], parts: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, names: Sequence[str], parts: Sequence[nn.Module], beside: bool = False
+    ) -> None:
         super().__init__()
-        self.tok_emb = nn.Embedding(3, 4)
-        self.norm = nn.LayerNorm(4)
+        if beside:
+            self.tok_emb, self.norm = nn.Embedding(3, 4), nn.LayerNorm(4)
         self.order = list(names)
         for name, part in zip(names, parts, strict=True):
             at: nn.Module = self
@@ -90,15 +116,31 @@ class Net(nn.Module):
         return x
 
 
+def _walk(model: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Every module by its dotted name, one that has two names twice."""
+    yield name, model
+    for child, module in model.__dict__["_modules"].items():
+        if module is not None:
+            yield from _walk(module, f"{name}.{child}" if name else child)
+
+
+def _owned(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter by its dotted name, one that has two names twice."""
+    for name, module in _walk(model):
+        for key, param in module.__dict__["_parameters"].items():
+            if param is not None:
+                yield f"{name}.{key}" if name else key, param
+
+
 def params(model: nn.Module) -> list[list[Any]]:
     """[name, shape, dtype, device, requires_grad, is a Parameter, first name of the same one]."""
     first: dict[int, str] = {}
     rows = []
-    for name, param in model.named_parameters(remove_duplicate=False):
+    for name, param in _owned(model):
         first.setdefault(id(param), name)
-        is_one = isinstance(param, nn.Parameter)
-        row = [name, list(param.shape), str(param.dtype), str(param.device), param.requires_grad]
-        rows.append([*row, is_one, first[id(param)]])
+        is_one = nn.Parameter in MRO.__get__(type(param))
+        row = [name, list(param.shape), str(param.dtype), str(param.device)]
+        rows.append([*row, REQUIRES_GRAD.__get__(param), is_one, first[id(param)]])
     return rows
 
 
@@ -106,7 +148,7 @@ def modules(model: nn.Module) -> list[list[Any]]:
     """[name, class, training, first name of the same one] of every module, duplicates too."""
     first: dict[int, str] = {}
     rows = []
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in _walk(model):
         first.setdefault(id(module), name)
         rows.append([name, type(module).__name__, module.training, first[id(module)]])
     return rows
@@ -114,18 +156,17 @@ def modules(model: nn.Module) -> list[list[Any]]:
 
 def values(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter's value by name, duplicates too."""
-    return {n: p.detach().clone() for n, p in model.named_parameters(remove_duplicate=False)}
+    return {name: CLONE(DETACH(param)) for name, param in _owned(model)}
 
 
 def instances(model: nn.Module, cls: type[nn.Module]) -> list[str]:
     """Names of the modules of a class, duplicates too."""
-    rows = model.named_modules(remove_duplicate=False)
-    return sorted(name for name, module in rows if isinstance(module, cls))
+    return sorted(name for name, module in _walk(model) if cls in MRO.__get__(type(module)))
 
 
 def members(model: nn.Module) -> list[object]:
     """The modules and parameters themselves, to be compared by identity later."""
-    return [*model.modules(), *model.parameters()]
+    return [*(module for _, module in _walk(model)), *(param for _, param in _owned(model))]
 
 
 def unmoved(before: list[object], model: nn.Module) -> bool:
@@ -136,9 +177,27 @@ def unmoved(before: list[object], model: nn.Module) -> bool:
 
 def rest(model: nn.Module, kept: nn.Module) -> list[str]:
     """Names of model's parameters that are not kept's."""
-    own = {id(p) for p in kept.parameters()}
-    rows = model.named_parameters(remove_duplicate=False)
-    return sorted(name for name, param in rows if id(param) not in own)
+    own = {id(param) for _, param in _owned(kept)}
+    return sorted(name for name, param in _owned(model) if id(param) not in own)
+
+
+def shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def flag(tensor: Tensor) -> bool:
+    """requires_grad, as torch itself has it."""
+    return bool(REQUIRES_GRAD.__get__(tensor))
+
+
+def slope(tensor: Tensor) -> Tensor | None:
+    """The gradient, as torch itself has it."""
+    found: Tensor | None = GRAD.__get__(tensor)
+    return found
+
+
+def is_leaf(tensor: Tensor) -> bool:
+    return bool(IS_LEAF.__get__(tensor))
 
 
 def leaf(tensor: Tensor) -> Tensor:
@@ -163,19 +222,16 @@ def backward(output: Tensor, weight: Tensor) -> None:
 
 def sgd(model: nn.Module, lr: float) -> None:
     """One step of SGD on what requires grad."""
-    step([p for p in model.parameters() if p.requires_grad], lr)
+    step([param for _, param in _owned(model) if REQUIRES_GRAD.__get__(param)], lr)
 
 
-def step(trained: Sequence[nn.Parameter], lr: float) -> None:
-    optimiser = torch.optim.SGD(trained, lr=lr)
-    optimiser.step()
-    optimiser.zero_grad()
-
-
-def dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name)
-    assert isinstance(found, torch.dtype)
-    return found
+def step(trained: Sequence[Tensor], lr: float) -> None:
+    """p - lr · dp for each of them once; the gradients are gone afterwards."""
+    for param in {id(param): param for param in trained}.values():
+        slope_there = GRAD.__get__(param)
+        if slope_there is not None:
+            _in_place(SUB, param, slope_there, alpha=lr)
+            GRAD.__set__(param, None)
 
 
 def seed(number: int) -> None:

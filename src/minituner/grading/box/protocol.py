@@ -103,6 +103,8 @@ def _declared(row: object) -> tuple[torch.dtype, list[int]]:
         raise Malformed("a tensor of another dtype, or with too many axes")
     if not all(type(size) is int and 0 <= size <= MAX_BODY for size in shape):
         raise Malformed("a shape that is none")
+    if math.prod(size for size in shape if size) > MAX_BODY:  # a zero among them hides no giant
+        raise Malformed("a shape that is none")
     return DTYPES[name], shape
 
 

@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,11 @@ def warm() -> None:
         kit.deepcopy(layer).to(dtype)(torch.ones(2, 4, dtype=dtype)).sum().item()
     nn.init.kaiming_uniform_(torch.empty(3, 3), a=5**0.5)
     torch.einsum("or,ri->oi", torch.ones(2, 3), torch.ones(3, 4))
+    tempfile.tempdir = "/"  # torch asks where it is, and to find out Python would write a file
+    nowhere = torch.empty(3, 3, device="meta")
+    for draw in (nn.init.normal_, nn.init.uniform_, nn.init.zeros_, nn.init.kaiming_uniform_):
+        draw(nowhere)
+    torch.randn_like(nowhere).div(2).matmul(nowhere)
     torch.randint(-8, 9, (3,)).isfinite().all().item()
     try:
         raise KeyError("warm")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minituner.grading.checks.asking import gap
+from minituner.grading.checks.layers import size
 from minituner.grading.expr import Expr, name
 from minituner.grading.peer import Peer
 
@@ -27,16 +28,17 @@ def measure(worker: Peer) -> dict[str, str]:
                 param.copy_(torch.randint(-8, 9, param.shape) / 8)
         state = torch.get_rng_state()
     kit, w = worker.kit, worker
-    w.do(w.torch.set_rng_state(state))
-    fresh = _layer(w, exact)
+    bases = [w.keep(kit.linear(b.weight.detach(), b.bias.detach())) for b in (exact, base)]
+    w.do(w.torch.set_rng_state(state))  # after them: a new nn.Linear draws, too
+    fresh = _layer(w, bases[0])
     at_init = gap(w.ask(fresh(eighths)), exact(eighths).detach())
 
-    layer = _layer(w, base)
+    layer = _layer(w, bases[1])
     out = w.keep(layer(x))
     w.do(w.torch.autograd.backward(out.square().mean()))
-    grads = w.ask((layer.lora_A.grad, layer.lora_B.grad))
+    grads = w.ask((kit.slope(layer.lora_A), kit.slope(layer.lora_B)))
     rows = w.ask(kit.params(layer))
-    trainable = sum(row[1][0] * (row[1] + [1])[1] for row in rows if row[4])
+    trainable = sum(size(row) for row in rows if row[4])
 
     w.do(kit.put(layer.lora_B, w.torch.mul(w.torch.randn(SIZE, RANK), 0.02)))
     before = w.tensor(layer(x))
@@ -52,6 +54,5 @@ def measure(worker: Peer) -> dict[str, str]:
     }
 
 
-def _layer(w: Peer, base: nn.Linear) -> Expr:
-    there = w.kit.linear(base.weight.detach(), base.bias.detach())
-    return w.keep(name("minituner.lora.LoRALinear")(w.keep(there), r=RANK, alpha=ALPHA))
+def _layer(w: Peer, base: Expr) -> Expr:
+    return w.keep(name("minituner.lora.LoRALinear")(base, r=RANK, alpha=ALPHA))

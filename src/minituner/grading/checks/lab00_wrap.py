@@ -88,22 +88,20 @@ def lora_init_identity_wrap_keeps_base_and_passes_arguments(ask: Asking) -> None
     targets = ("q_proj", "mlp.fc1", "mlp.fc2")
     names = model.wrap(r=r, alpha=r * scale, target_modules=targets, dropout=0.5)
     ask.see("returned", sorted(names), sorted(every))
-    model.fill(names, r, scale)
     now = {name: model.it.get_submodule(name) for name in every}
     kept = ask.w.ask([ask.kit.same(now[n].base, linears[n]) for n in every])
     ask.see("base is the linear it replaced", kept, [True] * len(every))
     fields = ask.w.ask([(now[n].r, now[n].alpha, now[n].scaling) for n in every])
     ask.see("(r, alpha, scaling)", fields, [(r, r * scale, scale)] * len(every))
-    name = ask.rng.choice(names)
-    x = ask.randn(64, model.factors[name][0].shape[1])
-    noisy, silent = ask.w.ask((now[name].train()(x), now[name].eval()(x)))
-    want = x @ model.dense()[f"{name}.weight"].T + model.values.get(f"{name}.bias", torch.zeros(1))
-    ask.near(f"{name}.eval()(x) - closed form", silent, want, 1e-11)
-    ask.hold(gap(noisy, silent) > 1e-6, f"{name}: train() == eval()", "dropout=0.5")
-    plain = models.wrapped(ask, dropout=0.0)
-    x = plain.input()
-    got = ask.w.ask(plain.it.train()(x))
-    ask.near("dropout=0.0: train()(x) - closed form", got, plain.out(x), 1e-10)
+    model.fill(names, scale)
+    for name in names:
+        x = ask.randn(8, model.values[f"{name}.weight"].shape[1])
+        once, again = ask.w.ask((now[name].train()(x), now[name](x)))
+        ask.hold(gap(again, once) > 1e-6, f"{name}: train() == train()", "dropout=0.5")
+    silent = models.wrapped(ask, dropout=0.0)
+    x = silent.input()
+    once, again = ask.w.ask((silent.it.train()(x), silent.it(x)))
+    ask.near("dropout=0.0: train()(x) - train()(x)", again, once, 0.0)
 
 
 def lora_init_identity_wrap_draws_each_A_anew(ask: Asking) -> None:
@@ -156,15 +154,16 @@ def lora_init_identity_wrap_keeps_train_and_eval(ask: Asking) -> None:
 def lora_param_count_wrap_new_targets_join_the_old(ask: Asking) -> None:
     model = models.net(ask)
     first = model.wrap(r=2, alpha=3.0, dropout=0.0, target_modules=("q_proj",))
-    model.fill(first, 2, 1.5)
+    model.fill(first, 1.5)
     kept = {name: ask.w.keep(model.it.get_submodule(name)) for name in first}
     second = model.wrap(r=3, alpha=4.5, dropout=0.0, target_modules=("v_proj", "mlp.fc2"))
     same = ask.w.ask([ask.kit.same(model.it.get_submodule(n), kept[n]) for n in first])
     ask.see("earlier adapters kept", same, [True] * len(first))
     count = (len(first), len(second), len(trees.adapters(ask, model.it)))
     ask.see("(first, second, all)", count, (2, 4, 6))
-    x = model.input()
-    ask.near("model(x) - closed form", ask.w.ask(model.it(x)), model.out(x), 1e-10)
+    values = ask.w.ask(ask.kit.values(model.it))
+    for name, want in model.state.items():
+        ask.near(f"{name} after the second call", values.get(name), want, 0.0)
 
 
 def lora_param_count_wrap_one_adapter_for_a_shared_module(ask: Asking) -> None:
@@ -176,14 +175,8 @@ def lora_param_count_wrap_one_adapter_for_a_shared_module(ask: Asking) -> None:
     left, right = model.left["q_proj"], model.right["q_proj"]
     ask.see("left is right", ask.w.ask(ask.kit.same(left, right)), True)
     rows = ask.w.ask(ask.kit.params(model))
-    count = sum(r[1][0] * r[1][1] for r in rows if r[4] and r[0] == r[6])
+    count = sum(layers.size(row) for row in rows if row[4] and row[0] == row[6])
     ask.see("trainable", count, 2 * (6 + 6) + 2 * (6 + 4), 1)
-    A, B = ask.randn(2, 6), ask.randn(6, 2)
-    ask.w.do(ask.kit.fill(left, A, B))
-    layer = layers.Layer(left, shared, A, B, 2, 3.0, 1.5)
-    x = ask.randn(4, 6)
-    want = last.out(layer.out(layer.out(x).tanh()).tanh())
-    ask.near("model(x) - closed form", ask.w.ask(model(x)), want, 1e-11)
 
 
 def lora_param_count_wrap_two_modules_with_one_weight_are_two(ask: Asking) -> None:
@@ -207,7 +200,7 @@ def lora_freeze_wrap_keeps_the_head_tied(ask: Asking) -> None:
     first = ask.w.ask([same(m.weight, tied) for m in (model.it.lm_head, model.it.tok_emb)])
     model.wrap(r=2, target_modules=("lm_head",))
     head = ask.w.ask(same(model.it.lm_head.base.weight, tied))
-    got = (first, head, ask.w.ask(tied.requires_grad))
+    got = (first, head, ask.w.ask(ask.kit.flag(tied)))
     ask.see(
         "(head and embedding tied, wrapped head tied, trains)", got, ([True, True], True, False)
     )
@@ -243,7 +236,7 @@ def lora_param_count_wrap_trains_9216_a_layer(ask: Asking) -> None:
     model = ask.w.keep(ask.given("minigpt.MiniGPT")(config))
     ask.w.do(_wrap(ask, model, r=r))
     rows = [row for row in ask.w.ask(ask.kit.params(model)) if row[4]]
-    count = sum(row[1][0] * (row[1] + [1])[1] for row in rows)
+    count = sum(layers.size(row) for row in rows)
     ask.see(f"trainable ({n} layers, r={r})", count, n * (4 * r * 128 + 2 * r * 320))
 
 
@@ -254,44 +247,25 @@ def lora_freeze_wrap_is_not_fooled_by_names(ask: Asking) -> None:
 
 
 def lora_freeze_wrap_training_moves_adapters_only(ask: Asking) -> None:
-    model, scale, lr = models.gpt(ask), 1.5, 0.05
-    names = model.wrap(r=2, alpha=3.0, dropout=0.0)
-    factors = {}
-    for name in names:
-        d_out, d_in = model.values[f"{name}.weight"].shape
-        factors[name] = [ask.randn(2, d_in) / 3, torch.zeros(d_out, 2, dtype=torch.float64)]
-        model.set(name, *factors[name])
+    model, options = models.gpt(ask), {"r": 2, "alpha": 3.0, "dropout": 0.0}
+    names = model.wrap(**options)
+    before = ask.w.ask(ask.kit.values(model.it))
     for _ in range(2):  # B moves in the first step, A (whose gradient needs B) in the second
-        ids, G = model.input(), ask.randn(3, 6, 13)
-        ask.w.do(ask.kit.backward(model.it(ids), G))
-        ask.w.do(ask.kit.sgd(model.it, lr))
-        _one_step(model, factors, scale, ids, G, lr)
-    values = ask.w.ask(ask.kit.values(model.it))
-    for name, pair in factors.items():
-        for which, want in zip(models.FACTORS, pair, strict=True):
-            key = f"{name}.{which}"
-            ask.near(f"{key} after two steps - closed form", values.get(key), want, 1e-9)
+        ask.w.do(ask.kit.backward(model.it(model.input()), ask.randn(3, 6, 13)))
+        ask.w.do(ask.kit.sgd(model.it, 0.05))
+    now = ask.w.ask(ask.kit.values(model.it))
+    factors = {f"{name}.{which}" for name in names for which in models.FACTORS}
+    moved = {name for name, was in before.items() if gap(now.get(name), was) > 0}
+    ask.see("moved ^ adapters", sorted(moved ^ factors), [])
     for name, sent in model.values.items():
         module, _, which = name.rpartition(".")
-        key = f"{module}.base.{which}" if module in factors else name
-        ask.near(f"{key} moved", values.get(key), sent, 0.0)
-
-
-def _one_step(
-    model: models.Gpt,
-    factors: dict[str, list[torch.Tensor]],
-    scale: float,
-    ids: torch.Tensor,
-    G: torch.Tensor,
-    lr: float,
-) -> None:
-    """The same step of SGD here, on the dense form W + s B A."""
-    leaves = {n: [f.clone().requires_grad_(True) for f in pair] for n, pair in factors.items()}
-    pairs = leaves.items()
-    dense = {f"{n}.weight": model.values[f"{n}.weight"] + scale * B @ A for n, (A, B) in pairs}
-    out = torch.func.functional_call(models.SHELL, model.values | dense, (ids,))
-    torch.autograd.backward((out * G).sum())
-    for name, pair in leaves.items():
-        for index, leaf in enumerate(pair):
-            assert leaf.grad is not None
-            factors[name][index] = leaf.detach() - lr * leaf.grad
+        key = f"{module}.base.{which}" if module in names else name
+        ask.near(f"{key} moved", now.get(key), sent, 0.0)
+    # What is reported has to be what computes: the same A and B on a model the judge sends anew.
+    other = models.gpt(ask, like=model)
+    other.wrap(**options)
+    for name in names:
+        other.set(name, now[f"{name}.lora_A"], now[f"{name}.lora_B"])
+    ids = model.input()
+    got, want = ask.w.ask((model.it.eval()(ids), other.it.eval()(ids)))
+    ask.near("model(x) - a new model's with these values", got, want, 1e-10)

@@ -5,7 +5,9 @@ Source: Hu et al. 2021 §4.1. The oracle is x (W + s B A)ᵀ + b in float64, fro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,8 +79,14 @@ def worked(ask: Asking) -> Layer:
 
 def factors(ask: Asking, layer: Expr) -> tuple[Tensor, Tensor]:
     """A and B as they are there."""
-    values = ask.w.ask(ask.kit.values(layer))
-    return values.get("lora_A"), values.get("lora_B")
+    pair = ask.w.ask((layer.lora_A, layer.lora_B))
+    ask.see("tensors", [isinstance(value, Tensor) for value in pair], [True, True])
+    return pair[0], pair[1]
+
+
+def size(row: list[Any]) -> int:
+    """Entries of the parameter that a row of kit.params describes."""
+    return math.prod(row[1])
 
 
 def trainable(ask: Asking, model: Expr) -> set[str]:

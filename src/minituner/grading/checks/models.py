@@ -43,14 +43,17 @@ class Model:
         self.ask.see("type(returned)", type(names).__name__, "list")
         return [str(name) for name in names]
 
-    def fill(self, names: Sequence[str], r: int, scale: float) -> None:
-        """Give the adapters with these names values of the judge's."""
+    def fill(self, names: Sequence[str], scale: float) -> None:
+        """Give the adapters with these names values of the judge's, in the shapes they have."""
         self.scale = scale
-        for name in names:
-            if f"{name}.weight" not in self.values:
-                raise Wrong(f"returned {name!r}", "a linear's name", 0)
-            d_out, d_in = self.values[f"{name}.weight"].shape
-            self.set(name, self.ask.randn(r, d_in), self.ask.randn(d_out, r) / 2)
+        ask = self.ask
+        layers = [self.it.get_submodule(name) for name in names]
+        kinds = ask.w.ask([(ask.kit.shape(m.lora_A), ask.kit.shape(m.lora_B)) for m in layers])
+        for name, (a, b) in zip(names, kinds, strict=True):
+            sizes = [*a, *b]
+            if len(sizes) != 4 or not all(type(n) is int and 0 < n < 65 for n in sizes):
+                raise Wrong(f"shapes of A, B in {name} = {a}, {b}", "(r, in), (out, r)", 0)
+            self.set(name, ask.randn(*a), ask.randn(*b) / 2)
 
     def set(self, name: str, A: Tensor, B: Tensor) -> None:
         self.ask.w.do(self.ask.kit.fill(self.it.get_submodule(name), A, B))
@@ -122,7 +125,7 @@ def net(ask: Asking, dtype: str = "float64", like: Net | None = None) -> Net:
     values = {name: ask.randn(*shape, dtype=dtype) / 2 for name, shape in shapes.items()}
     pairs = ((values[f"{name}.weight"], values.get(f"{name}.bias")) for name in names)
     parts = [ask.kit.linear(weight, bias) for weight, bias in pairs]
-    made = Net(ask, ask.w.keep(ask.kit.Net(names, parts)), values)
+    made = Net(ask, ask.w.keep(ask.kit.Net(names, parts, True)), values)
     made.order = names
     return made
 
@@ -153,4 +156,4 @@ def adapt(model: Model, dropout: float = 0.0, r: int = 0) -> None:
     r, scale = r or model.ask.rng.choice((2, 3)), model.ask.rng.choice((0.75, 1.5))
     targets = ("q_proj", "mlp.fc2")
     names = model.wrap(r=r, alpha=r * scale, target_modules=targets, dropout=dropout)
-    model.fill(names, r, scale)
+    model.fill(names, scale)

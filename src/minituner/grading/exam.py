@@ -1,0 +1,207 @@
+"""`minituner exam`: the authoritative verdict. This process never runs a line of a submission.
+
+One session holds a box (host.py) and a clerk; it grades the reference first, and unless that gets
+full marks it grades nothing. Source goes in, frames come back, and the judgement happens here.
+Leaves out: how a report is shown (card.py, formats) and many submissions (cohort.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from minituner.grading.clerk import Clerk
+from minituner.grading.host import Box, at_least
+from minituner.grading.intake import Gathered, Refusal, gather
+from minituner.grading.notes import compare, read
+from minituner.grading.peer import Broken, Lost, Peer, Raised, clean
+from minituner.grading.practice import versions
+from minituner.grading.registry import ROOT, Lab
+from minituner.grading.report import GateResult, Report, Result, judge
+from minituner.grading.sitting import Check, Room, sit
+from minituner.words import say
+
+GIVEN = {"minituner.minigpt": "src/minituner/minigpt.py"}
+BOM = "\ufeff"
+
+
+class Unfit(Exception):
+    """Nothing can be graded here: no box, too weak a level, or the reference is not green."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the exam of one lab consists of."""
+
+    checks: dict[str, Check]
+    measure: Callable[[Peer], dict[str, str]]
+
+
+def paper(lab: Lab) -> Paper:
+    """The checks and the measuring of a lab: checks/labNN.py."""
+    module = import_module(f"minituner.grading.checks.lab{lab.id}")
+    return Paper(module.CHECKS, module.measure)
+
+
+class Examiner:
+    """One session; a context manager that leaves no process behind.
+
+    Args:
+        require: the weakest level of isolation to grade at (practice, standard, authoritative).
+        warm: keep mypy in memory; False is quicker for a single submission.
+        layers: exactly these walls, for the tests of a single one.
+    Raises:
+        Unfit: on entering; nothing has been graded.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        *,
+        require: str = "practice",
+        warm: bool = True,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        self.lab, self.require = lab, require
+        self.paper = paper(lab)
+        self.box = Box({name: ROOT / path for name, path in GIVEN.items()}, layers)
+        self.clerk = Clerk(warm=warm)
+        self.open = ExitStack()
+
+    def __enter__(self) -> Examiner:
+        try:
+            self.open.enter_context(self.clerk)
+            self.open.enter_context(self.box)
+            self._be_fit()
+        except Broken as error:
+            self.open.close()
+            raise Unfit(str(error)) from None
+        except BaseException:
+            self.open.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
+
+    def _be_fit(self) -> None:
+        level = self.box.level
+        if not at_least(level, self.require):
+            raise Unfit(
+                say(
+                    "isolation: expected at least {want}, this machine reaches {level}; "
+                    "minituner exam --require {level} accepts that",
+                    want=self.require,
+                    level=level,
+                )
+            )
+        if not (ROOT / self.lab.reference).is_file():
+            raise Unfit(
+                say(
+                    "{path} is not here; the exam grades the reference first and needs it",
+                    path=self.lab.reference,
+                )
+            )
+        canary = self.examine(ROOT / "solutions")
+        if canary.score != canary.max_score:
+            first = next(task for task in canary.tasks if task.outcome != "passed")
+            raise Unfit(
+                say(
+                    "the reference gets {score}/{most} ({task}: {why}), so nothing is graded",
+                    score=canary.score,
+                    most=canary.max_score,
+                    task=first.id,
+                    why=first.message.strip() or first.outcome,
+                )
+            )
+
+    def examine(self, submission: Path, *, seed: int | None = None) -> Report:
+        """The verdict on one submission, a folder or a file.
+
+        Raises:
+            intake.NoSubmission: there is none.
+        """
+        started = time.monotonic()
+        seed = random.SystemRandom().randrange(2**31) if seed is None else seed
+        gathered = gather(self.lab, submission)
+        verdict = _Verdict(self, gathered, seed)
+        verdict.reach()
+        tasks = judge(self.lab, verdict.tests, verdict.gates)
+        return Report(
+            lab=self.lab.id,
+            file=gathered.label,
+            score=sum(task.points for task in tasks),
+            max_score=self.lab.max_score,
+            isolation=self.box.level,
+            seed=seed,
+            versions=versions(),
+            duration_s=round(time.monotonic() - started, 3),
+            gates=tuple(verdict.gates.values()),
+            tasks=tasks,
+        )
+
+
+class _Verdict:
+    """Gates, checks, notes and types of one submission, as far as each is reached."""
+
+    def __init__(self, examiner: Examiner, gathered: Gathered, seed: int) -> None:
+        self.examiner, self.gathered, self.seed = examiner, gathered, seed
+        self.lab, self.box, self.paper = examiner.lab, examiner.box, examiner.paper
+        self.gates: dict[str, GateResult] = {}
+        self.tests: dict[str, Result] = {}
+
+    def reach(self) -> None:
+        star = self.gathered.star
+        if isinstance(star, Refusal):
+            self.gates["source"] = GateResult("source", "failed", (star.line,), ("*",))
+            return
+        self.gates |= self.examiner.clerk.review(self.lab, star)
+        if self.gates["source"].outcome != "passed":
+            return
+        try:
+            sitting = sit(self.box, self.lab, self.paper.checks, star, self.seed)
+        except Broken as error:
+            self.gates["exam"] = GateResult("exam", "error", (str(error),))
+            return
+        self.tests = sitting.tests
+        if sitting.unrunnable:
+            self.gates["import"] = GateResult("import", "failed", (sitting.unrunnable,), ("*",))
+        elif self._code_is_green():
+            self.gates["notes"] = self._notes(star)
+            self.gates["types"] = self.examiner.clerk.types(self.lab, star)
+
+    def _code_is_green(self) -> bool:
+        tasks = judge(self.lab, self.tests, self.gates)
+        return all(task.outcome == "passed" for task in tasks if task.id in self.lab.code)
+
+    def _notes(self, star: str) -> GateResult:
+        """The notes against a fresh measurement, from a worker of its own."""
+        notes = self.gathered.notes
+        if isinstance(notes, Refusal):
+            return GateResult("notes", "failed", (notes.line,))
+        if notes is None:
+            said = say("{path}: not found; it is the form to fill in", path=self.lab.notes)
+            return GateResult("notes", "failed", (said,))
+        try:
+            with Room(self.box, self.lab, star) as room:
+                measured = self.paper.measure(room.fresh())
+        except (Raised, Lost) as error:
+            return GateResult("notes", "failed", (str(error),))
+        except Broken as error:
+            return GateResult("notes", "error", (str(error),))
+        except Exception as error:  # the canary was measured: this is the submission's answer
+            kind = type(error).__name__
+            said = say("the reply was not what was asked for ({kind})", kind=kind)
+            return GateResult("notes", "failed", (said,))
+        written = {key: clean(value, 80) for key, value in read(notes).items()}
+        digests = [hashlib.sha256((mark + star).encode()).hexdigest() for mark in ("", BOM)]
+        known = written.get("lora_sha256", "")
+        measured["lora_sha256"] = known if known in digests else digests[0]
+        found = compare(written, measured)
+        return GateResult("notes", "failed" if found else "passed", tuple(found))

@@ -1,0 +1,30 @@
+"""What every command shares: options for lab and language, and how it says that it cannot go on.
+
+Leaves out: the commands (cli.py for learners, cli_exam.py for instructors).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, NoReturn
+
+import typer
+
+from minituner.words import LANGUAGES, VARIABLE, say
+
+LabId = Annotated[str, typer.Option("--lab", help="Which lab, for example 00.")]
+Lang = Annotated[str, typer.Option("--lang", help="en or es; the default is your locale's.")]
+
+
+def speak(lang: str) -> None:
+    """Use this language from here on, in child processes too; "" leaves the locale's."""
+    if lang and lang not in LANGUAGES:
+        broken(say("--lang: expected one of {all}, got {got}", all=", ".join(LANGUAGES), got=lang))
+    if lang:
+        os.environ[VARIABLE] = lang
+
+
+def broken(message: str) -> NoReturn:
+    """One line on stderr, exit 2."""
+    typer.echo(message, err=True)
+    raise typer.Exit(2)

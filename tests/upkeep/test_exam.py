@@ -1,0 +1,174 @@
+"""The exam is right: every planted bug dies, every honest style gets its marks, a seed repeats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from harness import LAB, REFERENCE, VARIANTS, Mutant, mutants
+
+from minituner.grading.checks.asking import Wrong
+from minituner.grading.checks.lab00 import CHECKS
+from minituner.grading.claims import claims
+from minituner.grading.exam import Examiner, Unfit
+from minituner.grading.host import Box
+from minituner.grading.intake import NoSubmission
+from minituner.grading.registry import ROOT
+from minituner.grading.report import Report
+from minituner.grading.sitting import Room, Sitting, sit
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
+GIVEN = {"minituner.minigpt": ROOT / "src/minituner/minigpt.py"}
+MUTANTS = mutants()
+SEEDS = int(os.environ.get("MINITUNER_SEEDS", "3"))  # a variant; `make tables` takes 50
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    with Box(GIVEN) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def examiner() -> Iterator[Examiner]:
+    with Examiner(LAB) as session:
+        yield session
+
+
+def red(sitting: Sitting) -> dict[str, str]:
+    """Test name -> message, for every test that is not passed."""
+    if sitting.unrunnable:
+        return dict.fromkeys(CHECKS, sitting.unrunnable)
+    return {n: r.message for n, r in sitting.tests.items() if r.outcome != "passed"}
+
+
+def test_every_claim_of_the_contract_has_its_check() -> None:
+    """By name, one for one; and each contract test says a cause that the exam can quote."""
+    wanted = {name for task in LAB.tasks for name in task.tests}
+    assert set(CHECKS) == wanted
+    said = claims(ROOT / LAB.contract)
+    assert all(said[name] for name in wanted)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_dies_in_its_task(mutant: Mutant, box: Box) -> None:
+    """A second death: the contract's tests are not what kills it here."""
+    found = red(sit(box, LAB, CHECKS, mutant.source(), random.randrange(2**31)))
+    mine = set(LAB.task(mutant.killed_by).tests)
+    assert mine & set(found), f"survives {mutant.killed_by}; red: {sorted(found)}"
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=[path.parent.name for path in VARIANTS])
+def test_a_variant_is_green(path: Path, box: Box) -> None:
+    """Other people's styles, on seeds that change from run to run."""
+    text = path.read_text(encoding="utf-8")
+    for seed in (random.randrange(2**31) for _ in range(SEEDS)):
+        assert red(sit(box, LAB, CHECKS, text, seed)) == {}, f"seed {seed}"
+
+
+def test_the_reference_is_green_on_fifty_seeds(box: Box) -> None:
+    """Fifty fresh sets of shapes, values and orders."""
+    text = REFERENCE.read_text(encoding="utf-8")
+    for seed in (random.randrange(2**31) for _ in range(50)):
+        assert red(sit(box, LAB, CHECKS, text, seed)) == {}, f"seed {seed}"
+
+
+@pytest.mark.parametrize("path", VARIANTS[::6], ids=[path.parent.name for path in VARIANTS[::6]])
+def test_a_variant_with_its_notes_gets_100(path: Path, examiner: Examiner, tmp_path: Path) -> None:
+    """The whole pipeline, with notes that the experiment wrote for that very file."""
+    submission = tmp_path / "in"
+    (submission / "src/minituner").mkdir(parents=True)
+    shutil.copy(path, submission / LAB.file)
+    notes = submission / LAB.notes
+    notes.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "solutions" / LAB.notes_flat, notes)
+    with Room(examiner.box, LAB, path.read_text(encoding="utf-8")) as room:
+        measured = examiner.paper.measure(room.fresh())
+    written = notes.read_text(encoding="utf-8")
+    digest = hashlib.sha256((submission / LAB.file).read_bytes()).hexdigest()
+    rows = [
+        f"| `{key}` | | {value} |" for key, value in (measured | {"lora_sha256": digest}).items()
+    ]
+    kept = [line for line in written.splitlines() if not line.startswith("| `")]
+    notes.write_text("\n".join([*kept, *rows]), encoding="utf-8")
+    report = examiner.examine(submission)
+    assert report.score == 100, [t for t in report.tasks if t.outcome != "passed"]
+
+
+def _verdict(report: Report) -> object:
+    return replace(report, duration_s=0.0)
+
+
+def test_a_seed_repeats_a_verdict_word_for_word(examiner: Examiner, tmp_path: Path) -> None:
+    """For an appeal: the same seed, the same report, measured values included."""
+    text = REFERENCE.read_text(encoding="utf-8")
+    wrong = text.replace("out + self.scaling * update", "out + update")
+    (tmp_path / "lora.py").write_text(wrong, encoding="utf-8")
+    first, again = (examiner.examine(tmp_path, seed=11) for _ in range(2))
+    other = examiner.examine(tmp_path, seed=12)
+    assert _verdict(first) == _verdict(again)
+    assert [t.outcome for t in first.tasks] == [t.outcome for t in other.tasks]
+    assert first.tasks != other.tasks  # other values were measured
+
+
+def test_the_stub_is_todo(examiner: Examiner) -> None:
+    """As shipped: 0, nothing failed, and every message says which step."""
+    report = examiner.examine(ROOT / LAB.reference.replace("solutions", "src/minituner"))
+    assert report.score == 0
+    assert {task.outcome for task in report.tasks} <= {"todo", "blocked"}
+
+
+def test_without_a_submission_nothing_is_graded(examiner: Examiner, tmp_path: Path) -> None:
+    """A path that is not there is the caller's slip, not a zero."""
+    with pytest.raises(NoSubmission, match="nobody"):
+        examiner.examine(tmp_path / "nobody")
+
+
+def test_a_canary_that_is_not_green_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that is wrong itself shows on the reference, before anybody is graded."""
+
+    def impossible(ask: object) -> None:
+        raise Wrong("1", "2", 0)
+
+    name = next(iter(CHECKS))
+    monkeypatch.setitem(CHECKS, name, impossible)
+    with pytest.raises(Unfit, match=r"the reference gets \d+/100"), Examiner(LAB):
+        pass
+
+
+def test_a_level_out_of_reach_is_refused() -> None:
+    """--require is kept: behind fewer walls nothing is graded."""
+    few = ("rlimits", "no_new_privs")
+    expected = pytest.raises(Unfit, match=r"at least authoritative, this machine reaches practice")
+    with expected, Examiner(LAB, require="authoritative", layers=few):
+        pass
+
+
+def test_a_broken_box_is_an_error_and_no_zero(tmp_path: Path) -> None:
+    """The zygote is gone: outcome error, exit 2, and no task is called failed."""
+    shutil.copy(REFERENCE, tmp_path / "lora.py")
+    with Examiner(LAB) as session:
+        assert session.box.process is not None
+        session.box.process.kill()
+        session.box.process.wait()
+        report = session.examine(tmp_path)
+    assert report.exit_code == 2
+    assert {task.outcome for task in report.tasks} == {"error", "blocked"}
+
+
+def test_reports_fit_the_schema(examiner: Examiner) -> None:
+    """The one schema of grade and exam."""
+    import jsonschema
+
+    schema = json.loads((ROOT / "tests/upkeep/report.schema.json").read_text(encoding="utf-8"))
+    report = examiner.examine(ROOT / "solutions")
+    jsonschema.validate(json.loads(json.dumps(report.to_json())), schema)
+    assert report.isolation in ("standard", "authoritative")
