@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab test bench gradescope lint readme tables stamp clean
+.PHONY: lab test bench thousand gradescope lint readme tables stamp clean
 .DEFAULT_GOAL := lab
 
 lab: $(VENV)/.core
@@ -30,6 +30,10 @@ lint: $(VENV)/.dev
 # What the exam costs beside the commands one would type instead; some minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/bench.py
+
+# A thousand mixed submissions, each verdict known; a quarter of an hour or more.
+thousand: $(VENV)/.dev
+	PYTHONPATH=tests/attacks $(BIN)/python tests/upkeep/thousand.py
 
 # The archive to upload as a Gradescope autograder.
 gradescope:

@@ -27,6 +27,7 @@ from minituner.words import VARIABLE, language, say
 ANSWER_SECONDS = 300.0  # above all that the desk allows its children for one request
 WARM_SECONDS = 900.0  # a first build on a cold disk, on a slow machine
 END_SECONDS = 5.0
+LIMITS = ("cpu", "wall", "dead")  # the reference was read within them, by the same desk
 
 
 class NoClerk(Exception):
@@ -92,7 +93,7 @@ class Clerk:
         return {"source": GateResult("source", "failed", (said,), ("*",))}
 
     def types(self, lab: Lab, text: str) -> GateResult:
-        """`mypy --strict` on the text; out of processor time twice over is the text's doing."""
+        """`mypy --strict` on the text; running into a limit that others keep is its own doing."""
         try:
             reply = self._ask(lab, "types", text)
         except DeskLost as lost:
@@ -100,7 +101,7 @@ class Clerk:
         if reply["gates"]:
             return gate_from(reply["gates"][0])
         why = say("mypy did not run: {why}", why=_why(reply["ended"]))
-        return GateResult("types", "failed" if reply["ended"] == "cpu" else "error", (why,))
+        return GateResult("types", "failed" if reply["ended"] in LIMITS else "error", (why,))
 
     def _ask(self, lab: Lab, what: str, text: str) -> dict[str, Any]:  # Any: JSON
         """The desk's reply; a desk that is lost is replaced once.

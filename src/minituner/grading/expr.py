@@ -30,6 +30,11 @@ class Expr:
         return Expr(["call", self, list(args), named])
 
 
+def tried(thing: object) -> Expr:
+    """What it raises there, or None."""
+    return Expr(["try", thing])
+
+
 def name(dotted: str) -> Expr:
     """A module, class or function by its dotted name."""
     return Expr(["name", dotted])

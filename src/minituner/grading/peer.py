@@ -11,13 +11,14 @@ import itertools
 import os
 import time
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from minituner.grading.box import protocol
-from minituner.grading.expr import Expr, encode, name
+from minituner.grading.expr import Expr, encode, name, tried
 from minituner.words import say
 
 REPLY_SECONDS = 20.0  # of wall time, four times the CPU time; an honest reply takes milliseconds
@@ -109,17 +110,21 @@ class Peer:
             raise Raised(["TypeError"], say("expected a tensor, got {kind}", kind=kind), "")
         return value
 
+    def refusals(self, things: Sequence[object], *kinds: str) -> list[str | None]:
+        """For each: the message with which it is refused by one of these kinds, or None.
+
+        Raises:
+            Raised: one is refused by an exception of another kind. Lost.
+        """
+        told = self.ask([tried(thing) for thing in things])
+        for raised in told:
+            if raised is not None and not set(kinds) & set(raised.kinds):
+                raise raised
+        return [None if raised is None else raised.said for raised in told]
+
     def refusal(self, thing: object, *kinds: str) -> str | None:
         """The message with which it is refused by one of these kinds, or None."""
-        if self.pending:
-            self._answer(self._flush())
-        try:
-            self.ask(thing)
-        except Raised as raised:
-            if not set(kinds) & set(raised.kinds):
-                raise
-            return raised.said
-        return None
+        return self.refusals([thing], *kinds)[0]
 
     def _flush(self) -> tuple[dict[str, Any], list[Tensor]]:
         header = {"steps": self.pending}
@@ -154,7 +159,7 @@ class Peer:
         try:
             if "raised" in header:
                 raise self._raised(header["raised"])
-            return _decoded(header.get("value"), tensors, MAX_DEPTH)
+            return self._decoded(header.get("value"), tensors, MAX_DEPTH)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             self.lost = say("it answered with what is no frame: {why}", why="header")
             self.end()
@@ -168,6 +173,34 @@ class Peer:
             if type(line) is int and 1 <= line <= len(self.source):
                 where = f"{clean(file, 40)}:{line}  {clean(self.source[line - 1].strip(), 200)}"
         return Raised(kinds, clean(told["said"], 2000), where)
+
+    def _decoded(self, value: Any, tensors: list[Tensor], depth: int) -> Any:
+        if depth == 0:
+            raise ValueError("nested too deeply")
+        if not isinstance(value, list):
+            if isinstance(value, dict):
+                raise TypeError("an object where a value was expected")
+            return value
+        kind = value[0]
+        if kind == "t":
+            index = value[1]
+            if type(index) is not int or index < 0:
+                raise IndexError(index)
+            return tensors[index]
+        if kind == "told":
+            return self._raised(value[1])
+        if kind == "odd":
+            return Odd(clean(value[1], 80))
+        if kind == "dict":
+            rows = [
+                (self._decoded(k, tensors, 1), self._decoded(v, tensors, depth - 1))
+                for k, v in value[1]
+            ]
+            return dict(rows)
+        items = [self._decoded(item, tensors, depth - 1) for item in value[1]]
+        if kind not in ("list", "tuple"):
+            raise ValueError(kind)
+        return items if kind == "list" else tuple(items)
 
     def end(self) -> str:
         """Wait for the worker's end, or bring it about; in words, why it ended."""
@@ -202,37 +235,18 @@ class Peer:
         return told
 
     def close(self) -> None:
-        """End the worker; nothing of it is left afterwards."""
-        self._stop()
+        """Hang up. The keeper ends the worker at once; nobody waits for it."""
+        if self.wire >= 0:
+            os.close(self.wire)
+            self.wire = -1
+            os.close(self.line)
 
 
 def clean(text: object, most: int) -> str:
     """Submitted text as one may print it: no control characters, no surrogates, not too long."""
     if not isinstance(text, str):
         raise TypeError("a text that is none")
+    if text[:most].replace("\n", "").isprintable():
+        return text[:most]
     kept = (c if c == "\n" or unicodedata.category(c)[0] != "C" else "�" for c in text[:most])
     return "".join(kept)
-
-
-def _decoded(value: Any, tensors: list[Tensor], depth: int) -> Any:
-    if depth == 0:
-        raise ValueError("nested too deeply")
-    if not isinstance(value, list):
-        if isinstance(value, dict):
-            raise TypeError("an object where a value was expected")
-        return value
-    kind = value[0]
-    if kind == "t":
-        index = value[1]
-        if type(index) is not int or index < 0:
-            raise IndexError(index)
-        return tensors[index]
-    if kind == "odd":
-        return Odd(clean(value[1], 80))
-    if kind == "dict":
-        rows = [(_decoded(k, tensors, 1), _decoded(v, tensors, depth - 1)) for k, v in value[1]]
-        return dict(rows)
-    items = [_decoded(item, tensors, depth - 1) for item in value[1]]
-    if kind not in ("list", "tuple"):
-        raise ValueError(kind)
-    return items if kind == "list" else tuple(items)

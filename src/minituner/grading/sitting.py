@@ -6,7 +6,6 @@ task; the next check gets a fresh one. Leaves out: gates, notes and points (exam
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ class Room:
         self.first: Peer | None = None
         self.others: list[Peer] = []
         self.losses = 0
+        self.far: Peer | None = None
 
     def __enter__(self) -> Room:
         return self
@@ -67,11 +67,18 @@ class Room:
         self.first.forget()
         return self.first
 
+    def another(self) -> Peer:
+        """One in which nothing but the submission's import, and earlier loads, has happened."""
+        if self.far is None or self.far.lost:
+            self.far = self.fresh()
+        self.far.forget()
+        return self.far
+
     def clear(self) -> None:
         """End every worker."""
         for peer in self.others:
             peer.close()
-        self.first, self.others = None, []
+        self.first, self.far, self.others = None, None, []
 
 
 def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int) -> Sitting:
@@ -90,6 +97,7 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
         except (Raised, Lost) as error:
             found.unrunnable = _why(error)
             return found
+        box.stock()  # the next submission's, while this one is judged
         for name in order:
             task = task_of[name]
             if task in over:
@@ -128,7 +136,7 @@ def _one(room: Room, lab: Lab, name: str, check: Check, seed: int, worker: Peer)
     """One check on one worker."""
     own = random.Random(f"{seed}:{name}").randrange(2**31)
     try:
-        check(Asking(worker, room.module, own, room.fresh))
+        check(Asking(worker, room.module, own, room.another))
     except Wrong as wrong:
         causes = claims(ROOT / lab.contract)[name]
         cause, read = causes[min(wrong.nth, len(causes) - 1)]
@@ -142,12 +150,6 @@ def _one(room: Room, lab: Lab, name: str, check: Check, seed: int, worker: Peer)
         # The canary passed this check: what came back here is no layer's answer.
         kind = type(error).__name__
         return Result("failed", say("the reply was not what was asked for ({kind})", kind=kind))
-    finally:
-        for peer in room.others:
-            if peer is not room.first and peer is not worker:
-                with contextlib.suppress(Broken):
-                    peer.close()
-        room.others = [p for p in room.others if p is room.first or p is worker]
     return Result("passed")
 
 

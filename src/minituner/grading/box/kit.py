@@ -74,12 +74,22 @@ def subclass(of: type[nn.Module], name: str) -> type[nn.Module]:
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear with these values."""
-    d_out, d_in = weight.shape
-    made = nn.Linear(d_in, d_out, bias=bias is not None, dtype=weight.dtype)
-    put(made.weight, weight)
-    if bias is not None:
-        put(made.bias, bias)
+    made = nn.Linear.__new__(nn.Linear)  # not its __init__, which draws values first
+    nn.Module.__init__(made)
+    made.out_features, made.in_features = weight.shape
+    made.weight = nn.Parameter(weight.clone())
+    made.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
     return made
+
+
+def net(names: Sequence[str], pairs: Sequence[tuple[Tensor, Tensor | None]]) -> Net:
+    """A Net of linears with these values, beside an embedding and a norm."""
+    return Net(names, [linear(weight, bias) for weight, bias in pairs], True)
+
+
+def merged(state: dict[str, Tensor], more: dict[str, Tensor], less: Sequence[str] = ()) -> Any:
+    """A copy of a state with some entries replaced or added, and some gone."""
+    return {name: value for name, value in {**state, **more}.items() if name not in less}
 
 
 def fill(layer: Any, a: Tensor, b: Tensor) -> None:

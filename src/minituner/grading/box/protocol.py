@@ -57,13 +57,22 @@ def pack(header: dict[str, Any], tensors: list[Tensor]) -> bytes:
         if tensor.nbytes > MAX_BODY or len(rows) >= MAX_TENSORS:
             raise Malformed("more tensors, or larger ones, than a frame holds")
         rows.append([NAMES[tensor.dtype], list(tensor.shape)])
-        plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
-        parts.append(plain.view(torch.uint8).numpy().tobytes())
+        parts.append(_bytes(tensor))
     head = json.dumps(header | {"tensors": rows}).encode("ascii")
     body = b"".join(parts)
     if len(head) > MAX_HEADER or len(body) > MAX_BODY:
         raise Malformed(f"a frame of {len(head)} + {len(body)} bytes")
     return LENGTHS.pack(len(head), len(body)) + head + body
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """The values one after the other; numpy has no bfloat16, so that goes as what it is stored in."""
+    plain = tensor.detach()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.contiguous().view(torch.int16)
+    if plain.device.type != "cpu" or plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg().cpu()
+    return bytes(plain.numpy().tobytes())
 
 
 def unpack(head: bytes, body: bytes) -> tuple[dict[str, Any], list[Tensor]]:

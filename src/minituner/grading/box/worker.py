@@ -3,7 +3,8 @@
 A request is a list of steps [keep, code]; code is JSON: a scalar is itself, and
 ["t", i] the i-th tensor sent · ["v", n] a kept value · ["name", "torch.nn.Linear"] ·
 ["get", code, name] · ["item", code, code] · ["call", code, [code …], {name: code}] ·
-["list", [code …]] · ["tuple", [code …]] · ["dict", [[code, code] …]].
+["list", [code …]] · ["tuple", [code …]] · ["dict", [[code, code] …]] · ["try", code], which
+is what was raised, or None.
 The answer is the last step's value, or what was raised, in which step and at which line of the
 submission. Leaves out: any judgement; nothing in this process is believed.
 """
@@ -22,6 +23,13 @@ from minituner.grading.box import kit, protocol
 
 MAX_TEXT = 2000  # characters of an exception's message
 PLAIN = (type(None), bool, int, float, str)
+
+
+class Told:
+    """What an expression raised, as a value."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.row = row
 
 
 class Worker:
@@ -94,10 +102,19 @@ class Worker:
             called = self._value(rest[0], tensors)
             args = [self._value(arg, tensors) for arg in rest[1]]
             return called(*args, **{k: self._value(v, tensors) for k, v in rest[2].items()})
+        if kind == "try":
+            return self._tried(rest[0], tensors)
         if kind == "dict":
             return {self._value(k, tensors): self._value(v, tensors) for k, v in rest[0]}
         items = [self._value(item, tensors) for item in rest[0]]
         return tuple(items) if kind == "tuple" else items
+
+    def _tried(self, code: Any, tensors: list[Tensor]) -> Told | None:
+        try:
+            self._value(code, tensors)
+        except BaseException as error:
+            return Told(self._told(error))
+        return None
 
     def _named(self, dotted: str) -> Any:
         root = max((r for r in self.roots if (dotted + ".").startswith(r + ".")), key=len)
@@ -110,6 +127,8 @@ class Worker:
         """A value as JSON; only plain values, plain containers and plain tensors cross."""
         if type(value) in PLAIN:
             return value
+        if type(value) is Told:
+            return ["told", value.row]
         if type(value) in (Tensor, nn.Parameter):
             carried.append(value)
             return ["t", len(carried) - 1]

@@ -7,7 +7,7 @@ answer. Leaves out: the claims (lab00.py …) and the verdict (exam.py).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -137,9 +137,19 @@ class Asking:
         self, what: str, thing: Expr, words: tuple[str, ...], kinds: tuple[str, ...], nth: int = 0
     ) -> None:
         """It raises one of these kinds, with each of the words in its message."""
-        said = self.w.refusal(thing, *kinds)
-        if said is None or not all(word in said for word in words):
-            raise Wrong(f"{what} -> {said!r}", f"{kinds[0]}: … {' … '.join(words)}", nth)
+        self.all_refused([(what, thing, words)], kinds, nth)
+
+    def all_refused(
+        self,
+        things: Sequence[tuple[str, Expr, tuple[str, ...]]],
+        kinds: tuple[str, ...],
+        nth: int = 0,
+    ) -> None:
+        """The same for several, in one question."""
+        told = self.w.refusals([thing for _, thing, _ in things], *kinds)
+        for (what, _, words), said in zip(things, told, strict=True):
+            if said is None or not all(word in said for word in words):
+                raise Wrong(f"{what} -> {said!r}", f"{kinds[0]}: … {' … '.join(words)}", nth)
 
 
 def gap(got: object, want: Tensor) -> float:

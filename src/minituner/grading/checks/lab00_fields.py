@@ -77,9 +77,11 @@ def lora_param_count_alpha_does_not_follow_r(ask: Asking) -> None:
 
 
 def lora_param_count_rejects_a_rank_below_one(ask: Asking) -> None:
+    base, calls = ask.linear().it, []
     for bad in (0, -ask.rng.randint(1, 9)):
-        call = ask.star("LoRALinear")(ask.linear().it, r=bad)
-        ask.refuses(f"LoRALinear(base, r={bad})", call, ("r", str(bad)), REFUSED)
+        call = ask.star("LoRALinear")(base, r=bad)
+        calls.append((f"LoRALinear(base, r={bad})", call, ("r", str(bad))))
+    ask.all_refused(calls, REFUSED)
 
 
 def lora_param_count_accepts_rank_one(ask: Asking) -> None:
@@ -88,18 +90,21 @@ def lora_param_count_accepts_rank_one(ask: Asking) -> None:
 
 
 def lora_param_count_rejects_a_dropout_outside_0_1(ask: Asking) -> None:
+    base, calls = ask.linear().it, []
     for bad in (-0.25, 1.0, ask.rng.choice((1.25, 1.5, 2.5))):
-        call = ask.star("LoRALinear")(ask.linear().it, dropout=bad)
-        words = ("dropout", f"{bad:g}")
-        ask.refuses(f"LoRALinear(base, dropout={bad})", call, words, REFUSED)
+        call = ask.star("LoRALinear")(base, dropout=bad)
+        calls.append((f"LoRALinear(base, dropout={bad})", call, ("dropout", f"{bad:g}")))
+    ask.all_refused(calls, REFUSED)
 
 
 def lora_param_count_rejects_a_base_that_is_no_linear(ask: Asking) -> None:
     nested = layers.new(ask, ask.linear().it)
     wrong = {"Conv1d": ask.nn.Conv1d(4, 3, 1), "LayerNorm": ask.nn.LayerNorm(4)}
-    for kind, bad in (wrong | {"LoRALinear": nested}).items():
-        call = ask.star("LoRALinear")(bad)
-        ask.refuses(f"LoRALinear({kind})", call, ("base", kind), ("TypeError", "ValueError"))
+    calls = [
+        (f"LoRALinear({kind})", ask.star("LoRALinear")(bad), ("base", kind))
+        for kind, bad in (wrong | {"LoRALinear": nested}).items()
+    ]
+    ask.all_refused(calls, ("TypeError", "ValueError"))
 
 
 # --- A2: the two matrices -------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from minituner.grading.checks.asking import Asking, gap
 from minituner.grading.expr import Expr
 
 INNER = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj", "mlp.fc1", "mlp.fc2")
-EVERY = sorted(f"blocks.{i}.{name}" for i in range(2) for name in INNER)
 
 
 def _wrap(ask: Asking, model: Expr, **options: object) -> Expr:
@@ -20,9 +19,12 @@ def _wrap(ask: Asking, model: Expr, **options: object) -> Expr:
 
 
 def lora_param_count_wrap_finds_every_default_target(ask: Asking) -> None:
-    model = models.gpt(ask)
-    ask.see("returned", sorted(model.wrap()), EVERY)
-    ask.see("LoRALinear in the model", trees.adapters(ask, model.it), EVERY, 1)
+    n = ask.rng.choice((2, 3))
+    config = ask.given("minigpt.MiniGPTConfig")(**(models.SIZES | {"n_layer": n}))
+    model = models.Gpt(ask, ask.w.keep(ask.given("minigpt.MiniGPT")(config)), {})
+    every = sorted(f"blocks.{i}.{name}" for i in range(n) for name in INNER)
+    ask.see("returned", sorted(model.wrap()), every)
+    ask.see("LoRALinear in the model", trees.adapters(ask, model.it), every, 1)
 
 
 def lora_param_count_wrap_matches_at_a_dot_and_linears_only(ask: Asking) -> None:
@@ -36,7 +38,7 @@ def lora_param_count_wrap_targets_may_overlap(ask: Asking) -> None:
     model, path = models.net(ask), ask.rng.choice(("blocks.0.q_proj", "blocks.1.v_proj"))
     targets = ["fc1", "mlp.fc1", "mlp.fc2", path]
     got = ask.w.ask(ask.star("wrap_minigpt_with_lora")(model.it, 2, 3.0, targets, 0.0))
-    want = sorted([path, *(f"blocks.{i}.mlp.fc{n}" for i in (0, 1) for n in (1, 2))])
+    want = sorted([path, "blocks.0.mlp.fc1", "blocks.1.mlp.fc2"])
     ask.see("returned", sorted(got) if type(got) is list else got, want)
     ask.see("wrapped", trees.adapters(ask, model.it), want)
 
@@ -54,10 +56,12 @@ def lora_param_count_wrap_again_raises_and_changes_nothing(ask: Asking) -> None:
     model = models.net(ask)
     model.wrap(r=2, target_modules=("q_proj", "mlp.fc1"))
     was = trees.before(ask, model.it)
-    for targets in (("q_proj", "mlp.fc1"), ("v_proj", "q_proj")):
-        call = _wrap(ask, model.it, r=2, target_modules=targets)
-        ask.refuses(f"{targets} again", call, ("q_proj",), ("ValueError",))
-        ask.see("changed", trees.changes(ask, was), [])
+    again = [
+        (f"{targets} again", _wrap(ask, model.it, r=2, target_modules=targets), ("q_proj",))
+        for targets in (("q_proj", "mlp.fc1"), ("v_proj", "q_proj"))
+    ]
+    ask.all_refused(again, ("ValueError",))
+    ask.see("changed", trees.changes(ask, was), [])
 
 
 def lora_param_count_wrap_adds_what_is_left_of_a_target(ask: Asking) -> None:
@@ -94,9 +98,9 @@ def lora_init_identity_wrap_keeps_base_and_passes_arguments(ask: Asking) -> None
     fields = ask.w.ask([(now[n].r, now[n].alpha, now[n].scaling) for n in every])
     ask.see("(r, alpha, scaling)", fields, [(r, r * scale, scale)] * len(every))
     model.fill(names, scale)
-    for name in names:
-        x = ask.randn(8, model.values[f"{name}.weight"].shape[1])
-        once, again = ask.w.ask((now[name].train()(x), now[name](x)))
+    xs = {name: ask.randn(8, model.values[f"{name}.weight"].shape[1]) for name in names}
+    twice = ask.w.ask([(now[name].train()(x), now[name](x)) for name, x in xs.items()])
+    for name, (once, again) in zip(xs, twice, strict=True):
         ask.hold(gap(again, once) > 1e-6, f"{name}: train() == train()", "dropout=0.5")
     silent = models.wrapped(ask, dropout=0.0)
     x = silent.input()
@@ -112,7 +116,7 @@ def lora_init_identity_wrap_draws_each_A_anew(ask: Asking) -> None:
         for name in model.wrap(r=2, target_modules=("q_proj", "v_proj")):
             A = ask.w.tensor(model.it.get_submodule(name).lora_A)
             drawn.add(tuple(A.flatten().tolist()))
-    ask.see("different A", len(drawn), 8)
+    ask.see("different A", len(drawn), 6)
 
 
 def lora_init_identity_wrap_defaults_are_r8_alpha16_dropout_005(ask: Asking) -> None:
@@ -160,7 +164,7 @@ def lora_param_count_wrap_new_targets_join_the_old(ask: Asking) -> None:
     same = ask.w.ask([ask.kit.same(model.it.get_submodule(n), kept[n]) for n in first])
     ask.see("earlier adapters kept", same, [True] * len(first))
     count = (len(first), len(second), len(trees.adapters(ask, model.it)))
-    ask.see("(first, second, all)", count, (2, 4, 6))
+    ask.see("(first, second, all)", count, (2, 2, 4))
     values = ask.w.ask(ask.kit.values(model.it))
     for name, want in model.state.items():
         ask.near(f"{name} after the second call", values.get(name), want, 0.0)
@@ -218,7 +222,7 @@ def _frozen_but_adapters(ask: Asking, model: Expr, nth: tuple[int, int] = (0, 0)
 def lora_freeze_wrap_leaves_only_adapters_trainable(ask: Asking) -> None:
     model = models.gpt(ask)
     names = model.wrap(r=2, target_modules=("q_proj", "mlp.fc1"))
-    ask.see("wrapped", len(names), 4)
+    ask.see("wrapped", len(names), 2)
     _frozen_but_adapters(ask, model.it)
 
 
@@ -247,25 +251,27 @@ def lora_freeze_wrap_is_not_fooled_by_names(ask: Asking) -> None:
 
 
 def lora_freeze_wrap_training_moves_adapters_only(ask: Asking) -> None:
-    model, options = models.gpt(ask), {"r": 2, "alpha": 3.0, "dropout": 0.0}
+    model = models.net(ask)
+    options = {"r": 2, "alpha": 3.0, "dropout": 0.0, "target_modules": ("q_proj", "mlp.fc2")}
     names = model.wrap(**options)
-    before = ask.w.ask(ask.kit.values(model.it))
+    was = ask.w.ask(ask.kit.values(model.it))
     for _ in range(2):  # B moves in the first step, A (whose gradient needs B) in the second
-        ask.w.do(ask.kit.backward(model.it(model.input()), ask.randn(3, 6, 13)))
+        x = model.input()
+        ask.w.do(ask.kit.backward(model.it(x), ask.randn(*model.out(x).shape)))
         ask.w.do(ask.kit.sgd(model.it, 0.05))
     now = ask.w.ask(ask.kit.values(model.it))
     factors = {f"{name}.{which}" for name in names for which in models.FACTORS}
-    moved = {name for name, was in before.items() if gap(now.get(name), was) > 0}
+    moved = {name for name, value in was.items() if gap(now.get(name), value) > 0}
     ask.see("moved ^ adapters", sorted(moved ^ factors), [])
     for name, sent in model.values.items():
         module, _, which = name.rpartition(".")
         key = f"{module}.base.{which}" if module in names else name
         ask.near(f"{key} moved", now.get(key), sent, 0.0)
     # What is reported has to be what computes: the same A and B on a model the judge sends anew.
-    other = models.gpt(ask, like=model)
+    other = models.net(ask, values=model.values)
     other.wrap(**options)
     for name in names:
         other.set(name, now[f"{name}.lora_A"], now[f"{name}.lora_B"])
-    ids = model.input()
-    got, want = ask.w.ask((model.it.eval()(ids), other.it.eval()(ids)))
+    x = model.input()
+    got, want = ask.w.ask((model.it.eval()(x), other.it.eval()(x)))
     ask.near("model(x) - a new model's with these values", got, want, 1e-10)

@@ -17,11 +17,13 @@ from minituner.grading.expr import Expr
 from minituner.grading.peer import Peer
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 
-SIZES = {"vocab_size": 13, "block_size": 6, "n_layer": 2, "n_head": 2, "d_model": 12, "d_ff": 20}
+SIZES = {"vocab_size": 13, "block_size": 6, "n_layer": 1, "n_head": 2, "d_model": 12, "d_ff": 20}
 SMALL = MiniGPTConfig(**SIZES)  # type: ignore[arg-type]  # none of these is tie_head
 SHELL = MiniGPT(SMALL).double().requires_grad_(False)  # its shapes and its forward, no values
 FACTORS = ("lora_A", "lora_B")
-NAMES = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("q_proj", "v_proj", "mlp.fc1", "mlp.fc2")]
+NAMES = [
+    f"blocks.{name}" for name in ("0.q_proj", "0.mlp.fc1", "1.q_proj", "1.v_proj", "1.mlp.fc2")
+]
 
 
 @dataclass
@@ -110,22 +112,31 @@ class Gpt(Model):
         return torch.randint(0, 13, (3, 6), generator=self.ask.torch_rng)
 
 
-def net(ask: Asking, dtype: str = "float64", like: Net | None = None) -> Net:
-    """A row of linears of different sizes, some with a bias; of like's sizes where it is given."""
-    names, sizes = (*NAMES, "lm_head"), [ask.rng.randint(5, 8)]
+def net(
+    ask: Asking,
+    dtype: str = "float64",
+    worker: Peer | None = None,
+    values: dict[str, Tensor] | None = None,
+    like: Net | None = None,
+) -> Net:
+    """A row of linears of different sizes, some with a bias.
+
+    Args:
+        values: another net's, for a copy of it. like: another net, for its sizes alone.
+    """
+    w, names, sizes = worker or ask.w, (*NAMES, "lm_head"), [ask.rng.randint(5, 8)]
     for _ in names:
         sizes.append(ask.rng.choice([size for size in range(5, 9) if size != sizes[-1]]))
     shapes: dict[str, tuple[int, ...]] = {}
     for index, name in enumerate(names):
         shapes[f"{name}.weight"] = (sizes[index + 1], sizes[index])
-        if "fc" in name:
+        if "fc" in name or name == "lm_head":
             shapes[f"{name}.bias"] = (sizes[index + 1],)
     if like is not None:
         shapes = {name: tuple(value.shape) for name, value in like.values.items()}
-    values = {name: ask.randn(*shape, dtype=dtype) / 2 for name, shape in shapes.items()}
-    pairs = ((values[f"{name}.weight"], values.get(f"{name}.bias")) for name in names)
-    parts = [ask.kit.linear(weight, bias) for weight, bias in pairs]
-    made = Net(ask, ask.w.keep(ask.kit.Net(names, parts, True)), values)
+    values = values or {name: ask.randn(*s, dtype=dtype) / 2 for name, s in shapes.items()}
+    pairs = [(values[f"{name}.weight"], values.get(f"{name}.bias")) for name in names]
+    made = Net(ask, w.keep(ask.kit.net(names, pairs)), values)
     made.order = names
     return made
 
