@@ -27,7 +27,7 @@ from minituner.words import VARIABLE, language, say
 ANSWER_SECONDS = 300.0  # above all that the desk allows its children for one request
 WARM_SECONDS = 900.0  # a first build on a cold disk, on a slow machine
 END_SECONDS = 5.0
-LIMITS = ("cpu", "wall", "dead")  # the reference was read within them, by the same desk
+LIMITS = ("cpu", "MemoryError", "RecursionError")  # the reference was read within them
 
 
 class NoClerk(Exception):

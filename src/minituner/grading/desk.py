@@ -37,6 +37,7 @@ TYPES_SECONDS = 10  # of CPU time; an honest file takes 0.1 warm, 2 cold
 PATIENCE = 3.0  # wall seconds a child may take for each of its CPU seconds
 MORE_MEMORY = 1 << 30  # bytes of address space above the desk's own
 LARGEST_FILE = 64 << 20  # bytes: mypy's disk cache
+LIMITS = ("cpu", "MemoryError", "RecursionError")  # what others keep; a text's own doing
 UNUSABLE = (RecursionError, MemoryError)  # what a text can do to its reader
 Work = Callable[[], list[GateResult]]
 
@@ -183,7 +184,7 @@ class Desk:
         if warm is not None:
             work = functools.partial(types, self.lab, warm.check, text)
             answer = in_child(work, TYPES_SECONDS, self.wire)
-        spent = answer.ended == "cpu"  # the other road would only take as long again
+        spent = answer.ended in LIMITS  # the other road would only take as much again
         if not spent and (not answer.gates or answer.gates[0].outcome == "error"):
             check = functools.partial(tools.check_types, star)
             work = functools.partial(types, self.lab, check, text)

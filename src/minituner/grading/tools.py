@@ -37,6 +37,7 @@ MYPY_FLAGS: tuple[str, ...] = (
     "--config-file=",
     f"--cache-dir={CACHE}",
     "--no-error-summary",
+    "--show-traceback",
 )
 MYPY_FLAGS += ("--no-color-output", "--hide-error-context")
 MYPY_PATH = str(ROOT / "src")  # MYPYPATH: the given modules
@@ -150,6 +151,9 @@ def check_types(path: Path, text: str) -> GateResult:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return GateResult("types", "error", (say("mypy did not run: {why}", why=error),))
+    if any(end in done.stderr + done.stdout for end in ("MemoryError", "RecursionError")):
+        said = say("mypy runs out of memory on this file; write its types simpler")
+        return GateResult("types", "failed", (said,))
     if done.returncode in (0, 1, 2) and not done.stderr.strip():
         return types_gate(done.stdout.splitlines())
     why = (done.stderr or done.stdout).strip()[-500:]
