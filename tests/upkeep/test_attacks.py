@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import unprivileged
@@ -89,14 +90,22 @@ def test_the_list_is_well_formed() -> None:
 
 @pytest.mark.skipif(NESTED in os.environ, reason="this is that run")
 @pytest.mark.skipif(not unprivileged.AVAILABLE, reason="needs root, setpriv and unshare")
-def test_all_of_them_once_more_without_a_privilege() -> None:
+def test_all_of_them_once_more_without_a_privilege(tmp_path: Path) -> None:
     """The same list, examined by a user who has no privilege at all."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o777)
     words = [sys.executable, "-m", "pytest", str(ROOT / "tests/upkeep/test_attacks.py"), "-q"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark", f"--rootdir={ROOT}"]
     done = subprocess.run(
         unprivileged.command(words, [ROOT]),
         cwd=ROOT,
-        env=os.environ | {NESTED: "1", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ
+        | {
+            NESTED: "1",
+            "HOME": str(tmp_path),
+            "TMPDIR": str(tmp_path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

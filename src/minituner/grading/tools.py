@@ -31,7 +31,20 @@ MAX_DEPTH = 200  # levels of the syntax tree; honest files measure 12 to 17
 COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
 MYPY_SECONDS = 600.0  # a first run, on a cold disk, reads all of torch's types
-CACHE = ROOT / ".mypy_cache"
+
+
+def _cache() -> Path:
+    """Where mypy keeps what it knows of torch: in the clone, or with a user who may not write."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    for folder in (ROOT / ".mypy_cache", home / "minituner" / "mypy"):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    return Path(os.devnull)  # mypy's word for none: each command is cold, the warm desk is not
+
+
+CACHE = _cache()
 MYPY_FLAGS: tuple[str, ...] = (
     "--strict",
     "--config-file=",

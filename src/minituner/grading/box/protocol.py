@@ -66,7 +66,7 @@ def pack(header: dict[str, Any], tensors: list[Tensor]) -> bytes:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    """The values one after the other; numpy has no bfloat16, so that goes as what it is stored in."""
+    """The values one after the other; numpy has no bfloat16, so that goes as it is stored."""
     plain = tensor.detach()
     if plain.dtype == torch.bfloat16:
         plain = plain.contiguous().view(torch.int16)

@@ -46,7 +46,8 @@ def warm() -> None:
         kit.deepcopy(layer).to(dtype)(torch.ones(2, 4, dtype=dtype)).sum().item()
     nn.init.kaiming_uniform_(torch.empty(3, 3), a=5**0.5)
     torch.einsum("or,ri->oi", torch.ones(2, 3), torch.ones(3, 4))
-    tempfile.tempdir = "/"  # torch asks where it is, and to find out Python would write a file
+    # What draws on a meta tensor imports torch's compiler, which wants places to write to.
+    tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = "/"  # exists, so nothing is made
     nowhere = torch.empty(3, 3, device="meta")
     for draw in (nn.init.normal_, nn.init.uniform_, nn.init.zeros_, nn.init.kaiming_uniform_):
         draw(nowhere)
