@@ -30,6 +30,8 @@ from minituner.words import say
 MAX_DEPTH = 200  # levels of the syntax tree; honest files measure 12 to 17
 COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
+# How mypy's traceback ends on a text that is too much for it: a type of a thousand million letters.
+TOO_MUCH = ("MemoryError", "RecursionError", "too long to serialize")
 MYPY_SECONDS = 600.0  # a first run, on a cold disk, reads all of torch's types
 
 
@@ -164,7 +166,7 @@ def check_types(path: Path, text: str) -> GateResult:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return GateResult("types", "error", (say("mypy did not run: {why}", why=error),))
-    if any(end in done.stderr + done.stdout for end in ("MemoryError", "RecursionError")):
+    if any(end in done.stderr + done.stdout for end in TOO_MUCH):
         said = say("mypy runs out of memory on this file; write its types simpler")
         return GateResult("types", "failed", (said,))
     if done.returncode in (0, 1, 2) and not done.stderr.strip():
