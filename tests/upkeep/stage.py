@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "en")
     monkeypatch.setenv("AUTOGRADER", str(tmp_path / "autograder"))
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    ours = Path(sys.executable).parent  # `make test` does not put it on the path
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{ours}:{os.environ['PATH']}")
     for name in ("bin", "autograder/source/minituner", "autograder/results"):
         (tmp_path / name).mkdir(parents=True)
     for name, sample in (("mixed", samples.mixed), ("error", samples.error)):

@@ -158,6 +158,8 @@ class Box:
                 fds = [its_wire.fileno(), its_line.fileno()]
                 socket.send_fds(self.control, [message], fds)
             except OSError:
+                wire.close()
+                line.close()
                 raise Broken(say("the box is gone")) from None
         wire.setblocking(False)
         return Peer(

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,9 @@ def check_types(path: Path, text: str) -> GateResult:
     if any(end in done.stderr + done.stdout for end in TOO_MUCH):
         said = say("mypy runs out of memory on this file; write its types simpler")
         return GateResult("types", "failed", (said,))
+    if done.returncode == -signal.SIGXCPU:  # the desk's limit, which the command inherits
+        why = say("it takes too much processor time")
+        return GateResult("types", "failed", (say("mypy did not run: {why}", why=why),))
     if done.returncode in (0, 1, 2) and not done.stderr.strip():
         return types_gate(done.stdout.splitlines())
     why = (done.stderr or done.stdout).strip()[-500:]
