@@ -33,6 +33,7 @@ COOKIE = re.compile(r"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
 # How mypy's traceback ends on a text that is too much for it: a type of a thousand million letters.
 TOO_MUCH = ("MemoryError", "RecursionError", "too long to serialize")
+OUT_OF_CPU = getattr(signal, "SIGXCPU", 24)  # Windows has none, and no desk
 MYPY_SECONDS = 600.0  # a first run, on a cold disk, reads all of torch's types
 
 
@@ -170,7 +171,7 @@ def check_types(path: Path, text: str) -> GateResult:
     if any(end in done.stderr + done.stdout for end in TOO_MUCH):
         said = say("mypy runs out of memory on this file; write its types simpler")
         return GateResult("types", "failed", (said,))
-    if done.returncode == -signal.SIGXCPU:  # the desk's limit, which the command inherits
+    if done.returncode == -OUT_OF_CPU:  # the desk's limit, which the command inherits
         why = say("it takes too much processor time")
         return GateResult("types", "failed", (say("mypy did not run: {why}", why=why),))
     if done.returncode in (0, 1, 2) and not done.stderr.strip():
