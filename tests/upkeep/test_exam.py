@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 from harness import LAB, REFERENCE, VARIANTS, Mutant, mutants
 
-from minituner.grading.checks.asking import Wrong
+from minituner.grading.checks.asking import Asking, Wrong
 from minituner.grading.checks.lab00 import CHECKS
 from minituner.grading.claims import claims
 from minituner.grading.exam import Examiner, Unfit
-from minituner.grading.host import Box
+from minituner.grading.host import GIVEN, Box
 from minituner.grading.intake import NoSubmission
+from minituner.grading.peer import Lost, Peer, Raised
 from minituner.grading.registry import ROOT
 from minituner.grading.report import Report
 from minituner.grading.sitting import Room, Sitting, sit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
-GIVEN = {"minituner.minigpt": ROOT / "src/minituner/minigpt.py"}
 MUTANTS = mutants()
 SEEDS = int(os.environ.get("MINITUNER_SEEDS", "3"))  # a variant; `make tables` takes 50
 
@@ -150,6 +150,28 @@ def test_a_level_out_of_reach_is_refused() -> None:
     expected = pytest.raises(Unfit, match=r"at least authoritative, this machine reaches practice")
     with expected, Examiner(LAB, require="authoritative", layers=few):
         pass
+
+
+def test_a_file_that_loads_only_once_fails_and_ends_nothing(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits in a check, and raises when loaded for the second try: no crash of ours."""
+    loaded, fresh = [], Room.fresh
+
+    def once(room: Room) -> Peer:
+        loaded.append(room)
+        if len(loaded) > 1:
+            raise Raised(["ValueError"], "only once", "")
+        return fresh(room)
+
+    def wait(ask: Asking) -> None:
+        raise Lost("it waits", idle=True)
+
+    monkeypatch.setattr(Room, "fresh", once)
+    text = REFERENCE.read_text(encoding="utf-8")
+    found = red(sit(box, LAB, dict.fromkeys(list(CHECKS)[:2], wait), text, 1))
+    assert len(found) == 2
+    assert all("only once" in message for message in found.values())
 
 
 def test_a_broken_box_is_an_error_and_no_zero(tmp_path: Path) -> None:

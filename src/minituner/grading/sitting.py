@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from minituner.grading.checks.asking import Asking, Wrong
 from minituner.grading.claims import claims
 from minituner.grading.host import CPU_SECONDS, Box
-from minituner.grading.peer import REPLY_SECONDS, Broken, Lost, Peer, Raised
+from minituner.grading.peer import Broken, Lost, Peer, Raised
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Result
 from minituner.words import failure, say
 
 NEXT_CPU_SECONDS = 2  # a worker's after the first loss: many loops must not take many times as long
-ALONE_SECONDS = 20.0  # the second and last time a check may wait, where the first was idle
 Check = Callable[[Asking], None]
 
 
@@ -48,14 +47,14 @@ class Room:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
-    def fresh(self, reply_seconds: float = REPLY_SECONDS) -> Peer:
+    def fresh(self) -> Peer:
         """A worker that has just loaded the submission.
 
         Raises:
             Raised, Lost: the submission's doing. Broken: ours.
         """
         seconds = NEXT_CPU_SECONDS if self.losses else CPU_SECONDS
-        peer = self.box.worker(cpu_seconds=seconds, reply_seconds=reply_seconds)
+        peer = self.box.worker(cpu_seconds=seconds)
         self.others.append(peer)
         peer.load(self.module, self.lab.star, self.source)
         return peer
@@ -103,48 +102,34 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
             if task in over:
                 found.tests[name] = Result("failed", over[task])
                 continue
-            try:
-                found.tests[name] = _one(room, lab, name, checks[name], seed, room.worker())
-            except Lost as error:
-                lost = error
-                if lost.idle and not retried:
-                    retried = True
-                    lost_again = _alone(room, lab, name, checks[name], seed, found)
-                    if lost_again is None:
-                        continue
-                    lost = lost_again
+            result = _one(room, lab, name, checks[name], seed)
+            if isinstance(result, Lost) and result.idle and not retried:
+                retried = True
+                room.clear()  # alone this time: time that others used is not its doing
+                result = _one(room, lab, name, checks[name], seed)
+            if isinstance(result, Lost):
                 room.clear()
                 room.losses += 1
-                found.tests[name] = Result("failed", str(lost))
-                over[task] = say("not run, because of an earlier test") + f": {name}\n{lost}"
-            except Raised as error:  # a fresh worker, and this time the file did not load
-                found.tests[name] = _raised(lab, error)
+                over[task] = say("not run, because of an earlier test") + f": {name}\n{result}"
+                result = Result("failed", str(result))
+            found.tests[name] = result
     return found
 
 
-def _alone(room: Room, lab: Lab, name: str, check: Check, seed: int, found: Sitting) -> Lost | None:
-    """The check once more with nothing else under way; None when it has its result now."""
-    room.clear()
-    try:
-        found.tests[name] = _one(room, lab, name, check, seed, room.fresh(ALONE_SECONDS))
-    except Lost as error:
-        return error
-    return None
-
-
-def _one(room: Room, lab: Lab, name: str, check: Check, seed: int, worker: Peer) -> Result:
-    """One check on one worker."""
+def _one(room: Room, lab: Lab, name: str, check: Check, seed: int) -> Result | Lost:
+    """One check; Lost where its worker is."""
     own = random.Random(f"{seed}:{name}").randrange(2**31)
     try:
-        check(Asking(worker, room.module, own, room.another))
+        check(Asking(room.worker(), room.module, own, room.another))
     except Wrong as wrong:
         causes = claims(ROOT / lab.contract)[name]
         cause, read = causes[min(wrong.nth, len(causes) - 1)]
-        said = failure(wrong.measured, wrong.expected, cause, read)
-        return Result("failed", said)
+        return Result("failed", failure(wrong.measured, wrong.expected, cause, read))
     except Raised as error:
         return _raised(lab, error)
-    except (Lost, Broken):
+    except Lost as lost:
+        return lost
+    except Broken:
         raise
     except Exception as error:
         # The canary passed this check: what came back here is no layer's answer.
