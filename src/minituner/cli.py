@@ -22,7 +22,7 @@ from minituner.grading import practice, stub
 from minituner.grading.registry import ROOT, RegistryError, lab
 from minituner.grading.report import TaskResult
 from minituner.spoken import LabId, Lang, broken, speak
-from minituner.words import say
+from minituner.words import needs_linux, say
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -175,7 +175,7 @@ ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 def _needs_linux() -> None:
     """Examine submissions behind walls: Linux only."""
-    broken(say("the exam needs Linux, got {system}", system=sys.platform))
+    broken(needs_linux())
 
 
 def _offer_the_exam() -> None:

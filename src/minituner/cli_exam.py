@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,7 @@ import typer
 from minituner import card
 from minituner.bar import bar
 from minituner.grading import formats
-from minituner.grading.cache import CohortError
+from minituner.grading.cache import CohortError, whole
 from minituner.grading.clerk import NoClerk
 from minituner.grading.cohort import merge as merge_results
 from minituner.grading.cohort import run_cohort
@@ -26,7 +25,7 @@ from minituner.grading.host import LEVELS
 from minituner.grading.intake import NoSubmission
 from minituner.grading.registry import RegistryError, lab
 from minituner.spoken import LabId, Lang, broken, speak
-from minituner.words import say
+from minituner.words import one_of, say
 
 Require = Annotated[
     str, typer.Option(help=f"The weakest isolation to grade at: {', '.join(LEVELS)}.")
@@ -49,11 +48,8 @@ def exam(
     speak(lang)
     form = "json" if as_json else form
     if form != "card" and form not in formats.FORMS:
-        known = ", ".join(("card", *formats.FORMS))
-        broken(say("--format: expected one of {all}, got {got}", all=known, got=form))
-    if require not in LEVELS:
-        known = ", ".join(LEVELS)
-        broken(say("--require: expected one of {all}, got {got}", all=known, got=require))
+        broken(one_of("--format", ("card", *formats.FORMS), form))
+    _check_level(require)
     if out is not None and not out.resolve().parent.is_dir():
         broken(say("--out: no such folder: {path}", path=out.resolve().parent))
     console = card.console()
@@ -76,16 +72,18 @@ def exam(
     raise typer.Exit(report.exit_code)
 
 
+def _check_level(require: str) -> None:
+    if require not in LEVELS:
+        broken(one_of("--require", LEVELS, require))
+
+
 def _write(text: str, out: Path | None) -> None:
     """To the terminal, or to a file that is never half there."""
     if out is None:
         typer.echo(text)
         return
-    handle, name = tempfile.mkstemp(dir=out.resolve().parent, prefix=f".{out.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(name, 0o644)
-    os.replace(name, out)
+    with whole(out) as file:
+        file.write(text.encode())
 
 
 def cohort(
@@ -106,9 +104,7 @@ def cohort(
     parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
     if parts is None:
         broken(say("--shard: expected i/n with i from 1 to n, got {got}", got=shard))
-    if require not in LEVELS:
-        known = ", ".join(LEVELS)
-        broken(say("--require: expected one of {all}, got {got}", all=known, got=require))
+    _check_level(require)
     try:
         which = lab(lab_id)
         if merge:
@@ -127,7 +123,7 @@ def cohort(
                     fresh=fresh,
                     progress=progress,
                 )
-    except (RegistryError, CohortError, NoClerk, Unfit) as error:
+    except (RegistryError, CohortError) as error:
         broken(str(error))
     typer.echo(str(done))
     raise typer.Exit(done.exit_code)

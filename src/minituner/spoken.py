@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from minituner.words import LANGUAGES, VARIABLE, say
+from minituner.words import LANGUAGES, VARIABLE, one_of
 
 LabId = Annotated[str, typer.Option("--lab", help="Which lab, for example 00.")]
 Lang = Annotated[str, typer.Option("--lang", help="en or es; the default is your locale's.")]
@@ -19,7 +19,7 @@ Lang = Annotated[str, typer.Option("--lang", help="en or es; the default is your
 def speak(lang: str) -> None:
     """Use this language from here on, in child processes too; "" leaves the locale's."""
     if lang and lang not in LANGUAGES:
-        broken(say("--lang: expected one of {all}, got {got}", all=", ".join(LANGUAGES), got=lang))
+        broken(one_of("--lang", LANGUAGES, lang))
     if lang:
         os.environ[VARIABLE] = lang
 

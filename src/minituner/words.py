@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import locale
 import os
+import platform
 import tomllib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +38,19 @@ def say(sentence: str, **values: object) -> str:
     """The sentence in the reader's language, with its {fields} filled in."""
     spoken = catalog().get(sentence, sentence) if language() == "es" else sentence
     return spoken.format(**values) if values else spoken
+
+
+def one_of(what: str, choices: Iterable[str], got: object) -> str:
+    """One line about an option that takes one of a few words."""
+    known = ", ".join(choices)
+    return say("{what}: expected one of {all}, got {got}", what=what, all=known, got=got)
+
+
+def needs_linux() -> str:
+    """One line for whoever asks for the exam elsewhere."""
+    return say(
+        "the exam needs Linux, got {system}; minituner grade runs here", system=platform.system()
+    )
 
 
 def page(path: str) -> str:

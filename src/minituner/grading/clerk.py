@@ -22,7 +22,7 @@ from typing import Any
 
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult
-from minituner.words import VARIABLE, language, say
+from minituner.words import VARIABLE, language, needs_linux, say
 
 ANSWER_SECONDS = 300.0  # above all that the desk allows its children for one request
 WARM_SECONDS = 900.0  # a first build on a cold disk, on a slow machine
@@ -142,9 +142,7 @@ class _Desk:
 
     def __init__(self, lab: Lab, warm: bool) -> None:
         if platform.system() != "Linux":
-            got = platform.system()
-            said = say("the exam needs Linux, got {system}; minituner grade runs here", system=got)
-            raise NoClerk(said)
+            raise NoClerk(needs_linux())
         self.folder = tempfile.mkdtemp(prefix="minituner-desk-")
         ours, theirs = socket.socketpair()
         self.wire = Connection(ours.detach())

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from minituner.grading import tools
-from minituner.grading.clerk import gate_from
+from minituner.grading.clerk import LIMITS, gate_from
 from minituner.grading.gates import check_source
 from minituner.grading.registry import Lab, lab
 from minituner.grading.report import GateResult
@@ -37,7 +37,6 @@ TYPES_SECONDS = 10  # of CPU time; an honest file takes 0.1 warm, 2 cold
 PATIENCE = 3.0  # wall seconds a child may take for each of its CPU seconds
 MORE_MEMORY = 1 << 30  # bytes of address space above the desk's own
 LARGEST_FILE = 64 << 20  # bytes: mypy's disk cache
-LIMITS = ("cpu", "MemoryError", "RecursionError")  # what others keep; a text's own doing
 UNUSABLE = (RecursionError, MemoryError)  # what a text can do to its reader
 Work = Callable[[], list[GateResult]]
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from minituner.grading.cache import CohortError
 from minituner.grading.crew import Graded, Order, desk, fault_line, grade_one, named
-from minituner.words import say
+from minituner.words import one_of, say
 
 ENGINES = {"loky": "joblib", "dask": "distributed", "ray": "ray"}  # engine -> package it needs
 
@@ -27,8 +27,7 @@ def check_engine(engine: str) -> None:
         CohortError: there is no such engine, or its package is not installed.
     """
     if engine not in ENGINES:
-        known = ", ".join(ENGINES)
-        raise CohortError(say("--engine: expected one of {all}, got {got}", all=known, got=engine))
+        raise CohortError(one_of("--engine", ENGINES, engine))
     for package in dict.fromkeys(("joblib", ENGINES[engine])):
         if find_spec(package) is None:
             raise CohortError(

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minituner.words import language, page, say
+from minituner.words import language, one_of, page
 
 LISTS = ("reading", "expressions", "names", "imports")
 ROOT = Path(__file__).resolve().parents[3]
@@ -144,5 +144,4 @@ def lab(lab_id: str) -> Lab:
     try:
         return labs()[lab_id]
     except KeyError:
-        said = say("--lab: expected one of {all}, got {got}", all=", ".join(labs()), got=lab_id)
-        raise RegistryError(said) from None
+        raise RegistryError(one_of("--lab", labs(), lab_id)) from None

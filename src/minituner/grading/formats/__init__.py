@@ -12,7 +12,7 @@ from minituner.grading.formats import github, gradescope, junit, markdown, prair
 from minituner.grading.formats.plain import tidy
 from minituner.grading.registry import Lab
 from minituner.grading.report import Report
-from minituner.words import say
+from minituner.words import one_of
 
 Form = Callable[[Report, Lab], str]
 _FORMS: dict[str, Form] = {
@@ -38,9 +38,7 @@ def render(report: Report, lab: Lab, form: str) -> str:
         ValueError: there is no such form.
     """
     if form not in _FORMS:
-        raise ValueError(
-            say("--format: expected one of {all}, got {got}", all=", ".join(FORMS), got=form)
-        )
+        raise ValueError(one_of("--format", FORMS, form))
     for most in LENGTHS:
         text = _FORMS[form](tidy(report, most), lab)
         if len(text.encode()) <= LIMITS.get(form, LIMIT):
