@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minituner.grading.registry import Lab
-from minituner.grading.report import Report, TaskResult
+from minituner.grading.report import Report, TaskResult, advice, code_is_green, elsewhere, word
 from minituner.words import page, say
 
 MARKS = {
@@ -28,18 +28,6 @@ MARKS = {
     "error": ("!", "magenta"),
     "pending": ("…", "dim"),
 }
-
-
-def words_of(outcome: str) -> str:
-    """The outcome as a word, so that no reader needs the colour."""
-    return {
-        "passed": say("passed"),
-        "failed": say("failed"),
-        "todo": say("todo"),
-        "blocked": say("blocked"),
-        "error": say("our error"),
-        "pending": say("waiting"),
-    }[outcome]
 
 
 def of_block(block: str, tasks: Sequence[TaskResult]) -> tuple[list[TaskResult], str]:
@@ -75,7 +63,7 @@ def label(task: TaskResult, tasks: Sequence[TaskResult]) -> Text:
     raising = task.message.partition(":")[0]
     if task.outcome == "todo" and raising in later:
         return Text(f"{mark} {say('waits {task}', task=raising)}", style)
-    return Text(f"{mark} {words_of(task.outcome)}", style)
+    return Text(f"{mark} {word(task.outcome)}", style)
 
 
 def progress(lab: Lab, tasks: Sequence[TaskResult], doing: str) -> RenderableType:
@@ -112,18 +100,11 @@ def full(lab: Lab, report: Report) -> RenderableType:
 
 def _asides(lab: Lab, report: Report) -> Iterable[Text]:
     """Advice and findings that cost nothing."""
-    red = sum(outcome not in ("passed", "todo") for outcome in report.extra.values())
-    if red:
-        said = say(
-            "{red} of {count} tests fail on another device; this costs no points",
-            red=red,
-            count=len(report.extra),
-        )
+    for said in elsewhere(report):
         yield Text(said, "yellow")
-    advice = next((gate.findings for gate in report.gates if gate.id == "ruff"), ())
-    if advice and all(task.outcome == "passed" for task in report.tasks if task.id in lab.code):
-        said = say("ruff advises ({count}): {first}", count=len(advice), first=advice[0])
-        yield Text(said, "dim")
+    if code_is_green(lab, report.tasks):
+        for said in advice(report):
+            yield Text(said, "dim")
 
 
 def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:

@@ -26,7 +26,7 @@ import unprivileged
 from minituner.grading import host
 from minituner.grading.box import kernel
 from minituner.grading.expr import name
-from minituner.grading.host import Box
+from minituner.grading.host import GIVEN, Box
 from minituner.grading.peer import Broken, Lost
 from minituner.grading.registry import ROOT
 
@@ -34,7 +34,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
     pytest.mark.xdist_group("box"),
 ]
-GIVEN = {"minituner.minigpt": ROOT / "src/minituner/minigpt.py"}
 PROLOGUE = """
 import ctypes, fcntl, os, resource, socket, sys, threading
 libc = ctypes.CDLL(None, use_errno=True)
@@ -228,7 +227,7 @@ seccomp.program = lambda: code
 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 seccomp.install()
 from pathlib import Path
-from minituner.grading.host import Box
+from minituner.grading.host import GIVEN, Box
 with Box({{"minituner.minigpt": Path({given!r})}}) as box:
     print(box.level)
 """

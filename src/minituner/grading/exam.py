@@ -17,17 +17,16 @@ from importlib import import_module
 from pathlib import Path
 
 from minituner.grading.clerk import Clerk
-from minituner.grading.host import Box, at_least
+from minituner.grading.host import GIVEN, Box, at_least
 from minituner.grading.intake import Gathered, Refusal, gather
-from minituner.grading.notes import compare, read
+from minituner.grading.notes import absent, judged, read
 from minituner.grading.peer import Broken, Lost, Peer, Raised, clean
 from minituner.grading.practice import versions
 from minituner.grading.registry import ROOT, Lab
-from minituner.grading.report import GateResult, Report, Result, judge
+from minituner.grading.report import GateResult, Report, Result, code_is_green, judge
 from minituner.grading.sitting import Check, Room, sit
 from minituner.words import say
 
-GIVEN = {"minituner.minigpt": "src/minituner/minigpt.py"}
 BOM = "\ufeff"
 
 
@@ -70,7 +69,7 @@ class Examiner:
     ) -> None:
         self.lab, self.require = lab, require
         self.paper = paper(lab)
-        self.box = Box({name: ROOT / path for name, path in GIVEN.items()}, layers)
+        self.box = Box(GIVEN, layers)
         self.clerk = Clerk(warm=warm)
         self.open = ExitStack()
 
@@ -132,18 +131,15 @@ class Examiner:
         gathered = gather(self.lab, submission)
         verdict = _Verdict(self, gathered, seed)
         verdict.reach()
-        tasks = judge(self.lab, verdict.tests, verdict.gates)
-        return Report(
-            lab=self.lab.id,
+        return Report.of(
+            self.lab,
+            judge(self.lab, verdict.tests, verdict.gates),
+            verdict.gates,
             file=gathered.label,
-            score=sum(task.points for task in tasks),
-            max_score=self.lab.max_score,
             isolation=self.box.level,
             seed=seed,
             versions=versions(),
-            duration_s=round(time.monotonic() - started, 3),
-            gates=tuple(verdict.gates.values()),
-            tasks=tasks,
+            started=started,
         )
 
 
@@ -172,13 +168,9 @@ class _Verdict:
         self.tests = sitting.tests
         if sitting.unrunnable:
             self.gates["import"] = GateResult("import", "failed", (sitting.unrunnable,), ("*",))
-        elif self._code_is_green():
+        elif code_is_green(self.lab, judge(self.lab, self.tests, self.gates)):
             self.gates["notes"] = self._notes(star)
             self.gates["types"] = self.examiner.clerk.types(self.lab, star)
-
-    def _code_is_green(self) -> bool:
-        tasks = judge(self.lab, self.tests, self.gates)
-        return all(task.outcome == "passed" for task in tasks if task.id in self.lab.code)
 
     def _notes(self, star: str) -> GateResult:
         """The notes against a fresh measurement, from a worker of its own."""
@@ -186,8 +178,7 @@ class _Verdict:
         if isinstance(notes, Refusal):
             return GateResult("notes", "failed", (notes.line,))
         if notes is None:
-            said = say("{path}: not found; it is the form to fill in", path=self.lab.notes)
-            return GateResult("notes", "failed", (said,))
+            return absent(self.lab.notes)
         try:
             with Room(self.box, self.lab, star) as room:
                 measured = self.paper.measure(room.fresh())
@@ -203,5 +194,4 @@ class _Verdict:
         digests = [hashlib.sha256((mark + star).encode()).hexdigest() for mark in ("", BOM)]
         known = written.get("lora_sha256", "")
         measured["lora_sha256"] = known if known in digests else digests[0]
-        found = compare(written, measured)
-        return GateResult("notes", "failed" if found else "passed", tuple(found))
+        return judged(written, measured)

@@ -20,7 +20,8 @@ from types import TracebackType
 
 from minituner.grading.box import protocol
 from minituner.grading.peer import REPLY_SECONDS, Broken, Peer
-from minituner.words import say
+from minituner.grading.registry import ROOT
+from minituner.words import needs_linux, say
 
 BASIC = ("rlimits", "no_new_privs")
 KERNEL = (*BASIC, "landlock", "seccomp")
@@ -29,6 +30,7 @@ OWN_USER = (*SPACES, "uid")
 LEVELS = {"practice": BASIC, "standard": KERNEL, "authoritative": SPACES}
 START_SECONDS = 120.0  # importing torch on a cold disk
 HELLO_SECONDS = 30.0
+GIVEN = {"minituner.minigpt": ROOT / "src/minituner/minigpt.py"}  # what the labs give
 CPU_SECONDS = 5
 SPARES = 2  # a submission's own, and the fresh one that loads what the first has saved
 
@@ -67,17 +69,14 @@ class Box:
 
     def __enter__(self) -> Box:
         if sys.platform != "linux":
-            raise Broken(say("the exam needs Linux, got {system}", system=sys.platform))
+            raise Broken(needs_linux())
         refused = ""
         for layers in self.choices:
             try:
                 self._start(layers)
                 peer = self._asked_for(CPU_SECONDS)
-                self.standing = self._greeted(peer)
+                self.standing = self._greeted(peer, layers)
                 peer.close()
-                if not set(layers) <= set(self.standing):
-                    missing = ", ".join(sorted(set(layers) - set(self.standing)))
-                    raise Broken(say("a worker came up without {layers}", layers=missing))
                 return self
             except Broken as error:
                 refused = str(error)
@@ -109,19 +108,13 @@ class Box:
             peer.reply_seconds = reply_seconds
         else:
             peer = self._asked_for(cpu_seconds, reply_seconds)
-        standing = self._greeted(peer)
-        if set(standing) != set(self.standing):
-            peer.close()
-            raise Broken(say("a worker came up without {layers}", layers=self._missing(standing)))
+        self._greeted(peer, self.standing)
         return peer
 
     def stock(self) -> None:
         """Have the next submission's workers forked and warm before it comes."""
         while len(self.spare) < SPARES:
             self.spare.append(self._asked_for(CPU_SECONDS))
-
-    def _missing(self, standing: Sequence[str]) -> str:
-        return ", ".join(sorted(set(self.standing) - set(standing)))
 
     def _start(self, layers: Sequence[str]) -> None:
         # A message a worker: on a stream two that come close together would be read as one.
@@ -166,16 +159,21 @@ class Box:
             wire.detach(), line.detach(), cpu_seconds=cpu_seconds, reply_seconds=reply_seconds
         )
 
-    def _greeted(self, peer: Peer) -> tuple[str, ...]:
-        """The walls that stand around a worker; it says so before it sees a submission."""
+    def _greeted(self, peer: Peer, wanted: Sequence[str]) -> tuple[str, ...]:
+        """The walls that stand around a worker; it says so before it sees a submission.
+
+        Raises:
+            Broken: it did not start, or one of those that are wanted is missing.
+        """
         try:
             hello, _ = peer.reader.receive(time.monotonic() + HELLO_SECONDS)
         except (protocol.Closed, protocol.TooSlow, protocol.Malformed):
+            hello = {"broken": say("a worker did not start")}
+        missing = ", ".join(sorted(set(wanted) - set(hello.get("standing", ()))))
+        if "broken" in hello or missing:
             peer.close()
-            raise Broken(say("a worker did not start")) from None
-        if "standing" not in hello:
-            peer.close()
-            raise Broken(str(hello.get("broken")))
+            why = hello.get("broken") or say("a worker came up without {layers}", layers=missing)
+            raise Broken(str(why))
         return tuple(hello["standing"])
 
     def stop(self) -> None:

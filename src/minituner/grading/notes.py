@@ -25,8 +25,7 @@ ROW = re.compile(r"^\| *`?(?P<key>\w+)`? *\|[^|\n]*\|(?P<value>[^|\n]*)\|", re.M
 def check_notes(lab: Lab, star: Path, notes: Path | None) -> GateResult:
     """Compare the notes with a fresh measurement of the same file."""
     if notes is None or not notes.is_file():
-        where = notes or lab.notes
-        return _failed([say("{path}: not found; it is the form to fill in", path=where)])
+        return absent(notes or lab.notes)
     try:
         written = read(notes.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -39,6 +38,16 @@ def check_notes(lab: Lab, star: Path, notes: Path | None) -> GateResult:
         measured: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return _failed([say("{command} gave no values; run it yourself", command=lab.experiment)])
+    return judged(written, measured)
+
+
+def absent(notes: Path | str) -> GateResult:
+    """The gate where there are no notes."""
+    return _failed([say("{path}: not found; it is the form to fill in", path=notes)])
+
+
+def judged(written: dict[str, str], measured: dict[str, str]) -> GateResult:
+    """The gate on what is written, beside what was measured anew."""
     found = compare(written, measured)
     return _failed(found) if found else GateResult("notes", "passed")
 

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from minituner.grading import tools
 from minituner.grading.contract import ContractRun, run_contract
 from minituner.grading.notes import check_notes
 from minituner.grading.registry import ROOT, Lab
-from minituner.grading.report import GateResult, Report, TaskResult, judge
+from minituner.grading.report import GateResult, Report, TaskResult, code_is_green, judge
 from minituner.words import say
 
 TOOLS = ("torch", "numpy", "pytest", "pytest-randomly", "mypy", "ruff")
@@ -100,23 +101,20 @@ def grade(
         if run.broken:
             gates["contract"] = GateResult("contract", "error", (run.broken,))
         gates["ruff"] = tools.advise(submission.star)
-        if all(task.outcome == "passed" for task in known() if task.id in lab.code):
+        if code_is_green(lab, known()):
             progress(known(), say("measuring for the notes"))
             gates["notes"] = check_notes(lab, submission.star, submission.notes)
             progress(known(), say("checking the types (a first run takes about 20 s)"))
             gates["types"] = tools.check_types(submission.star, source.text)
-    tasks = known(finished=True)
-    return Report(
-        lab=lab.id,
+    return Report.of(
+        lab,
+        known(finished=True),
+        gates,
         file=_shown(submission.star),
-        score=sum(task.points for task in tasks),
-        max_score=lab.max_score,
         isolation="none",
         seed=seed,
         versions=versions(),
-        duration_s=round(time.monotonic() - started, 3),
-        gates=tuple(gates.values()),
-        tasks=tasks,
+        started=started,
         extra={name: result.outcome for name, result in run.elsewhere.items()},
     )
 
@@ -125,6 +123,7 @@ def _shown(path: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
+@cache
 def versions() -> dict[str, str]:
     """Python and every tool that a verdict depends on."""
     found = {"minituner": version("minituner"), "python": platform.python_version()}

@@ -6,8 +6,10 @@ Leaves out: how a test was run (contract.py) and how a report is shown (card.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from minituner.grading.registry import Lab, Task
@@ -67,6 +69,35 @@ class Report:
     extra: dict[str, str] = field(default_factory=dict)  # other devices: shown, without points
     schema_version: int = SCHEMA_VERSION
 
+    @classmethod
+    def of(
+        cls,
+        lab: Lab,
+        tasks: tuple[TaskResult, ...],
+        gates: Mapping[str, GateResult],
+        *,
+        file: str,
+        isolation: str,
+        seed: int,
+        versions: Mapping[str, str],
+        started: float,
+        extra: Mapping[str, str] = MappingProxyType({}),
+    ) -> Report:
+        """The report on these tasks; `started` is on time.monotonic()'s clock."""
+        return cls(
+            lab=lab.id,
+            file=file,
+            score=sum(task.points for task in tasks),
+            max_score=lab.max_score,
+            isolation=isolation,
+            seed=seed,
+            versions=dict(versions),
+            duration_s=round(time.monotonic() - started, 3),
+            gates=tuple(gates.values()),
+            tasks=tasks,
+            extra=dict(extra),
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -77,6 +108,11 @@ class Report:
         if "error" in outcomes:
             return 2
         return 0 if self.score == self.max_score else 1
+
+
+def code_is_green(lab: Lab, tasks: Iterable[TaskResult]) -> bool:
+    """Whether every task that tests pay for has passed: types and notes are worth a look then."""
+    return all(task.outcome == "passed" for task in tasks if task.id in lab.code)
 
 
 def judge(
@@ -152,3 +188,34 @@ def _paid_by_gate(
     if gate is None or waiting:
         return _verdict(task, "blocked", say("waits for {tasks}", tasks=", ".join(waiting)))
     return _verdict(task, gate.outcome, "\n".join(gate.findings))
+
+
+def word(outcome: str) -> str:
+    """The outcome as a word, so that no reader needs a colour."""
+    return {
+        "passed": say("passed"),
+        "failed": say("failed"),
+        "todo": say("todo"),
+        "blocked": say("blocked"),
+        "error": say("our error"),
+        "pending": say("waiting"),
+    }[outcome]
+
+
+def advice(report: Report) -> Iterator[str]:
+    """What ruff advises, in one line, where it does."""
+    for gate in report.gates:
+        if gate.id == "ruff" and gate.outcome == "passed" and gate.findings:
+            count, first = len(gate.findings), gate.findings[0]
+            yield say("ruff advises ({count}): {first}", count=count, first=first)
+
+
+def elsewhere(report: Report) -> Iterator[str]:
+    """What fails on another device, in one line, where something does."""
+    red = sum(outcome not in ("passed", "todo") for outcome in report.extra.values())
+    if red:
+        yield say(
+            "{red} of {count} tests fail on another device; this costs no points",
+            red=red,
+            count=len(report.extra),
+        )

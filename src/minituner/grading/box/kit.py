@@ -59,10 +59,6 @@ def same(a: object, b: object) -> bool:
     return a is b
 
 
-def isa(thing: object, kind: type) -> bool:
-    return isinstance(thing, kind)
-
-
 def kind(thing: object) -> str:
     return type(thing).__name__
 

@@ -5,8 +5,8 @@ A request is a list of steps [keep, code]; code is JSON: a scalar is itself, and
 ["get", code, name] · ["item", code, code] · ["call", code, [code …], {name: code}] ·
 ["list", [code …]] · ["tuple", [code …]] · ["dict", [[code, code] …]] · ["try", code], which
 is what was raised, or None.
-The answer is the last step's value, or what was raised, in which step and at which line of the
-submission. Leaves out: any judgement; nothing in this process is believed.
+The answer is the last step's value, or what was raised and at which line of the submission.
+Leaves out: any judgement; nothing in this process is believed.
 """
 
 from __future__ import annotations
@@ -55,10 +55,9 @@ class Worker:
                 if "load" in header:
                     self.load(*header["load"])
                 else:
-                    answer["value"] = self._coded(self._steps(header, tensors, answer), carried)
+                    answer = {"value": self._coded(self._steps(header["steps"], tensors), carried)}
             except BaseException as error:
-                answer["raised"], carried = self._told(error), []
-            answer.pop("value", None) if "raised" in answer else answer.pop("step", None)
+                answer, carried = {"raised": self._told(error)}, []
             protocol.send(self.wire, self._packed(answer, carried))
 
     def load(self, name: str, file: str, source: str) -> None:
@@ -74,10 +73,9 @@ class Worker:
         exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
         self.roots[name] = sys.modules[name]
 
-    def _steps(self, header: dict[str, Any], tensors: list[Tensor], answer: dict[str, Any]) -> Any:
+    def _steps(self, steps: list[list[Any]], tensors: list[Tensor]) -> Any:
         value = None
-        for index, (keep, code) in enumerate(header["steps"]):
-            answer["step"] = index
+        for keep, code in steps:
             value = self._value(code, tensors)
             if keep is not None:
                 self.kept[keep] = value

@@ -146,7 +146,6 @@ class Zygote:
                 standing.append("uid")
             lock = partial(sandbox.limit, limits, self.mapped)
             sandbox.enclose(self.layers, standing, self.trees, lock, self.proc)
-            warm()  # behind the walls once more: what it touches is then this process's own
             protocol.send(wire, protocol.pack({"standing": standing}, []))
         except OSError as error:
             protocol.send(wire, protocol.pack({"broken": str(error)}, []))

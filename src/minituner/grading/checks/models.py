@@ -141,17 +141,15 @@ def net(
     return made
 
 
-def gpt(ask: Asking, worker: Peer | None = None, like: Gpt | None = None) -> Gpt:
-    """A small MiniGPT in float64 whose every value the judge has drawn (or that of like)."""
-    w = worker or ask.w
-    values: dict[str, Tensor] = {} if like is None else like.values
-    if like is None:
-        for name, param in SHELL.named_parameters():
-            drawn = ask.randn(*param.shape) * 0.2
-            values[name] = drawn + 1 if name.endswith(("ln1.weight", "ln2.weight")) else drawn
+def gpt(ask: Asking) -> Gpt:
+    """A small MiniGPT in float64 whose every value the judge has drawn."""
+    values: dict[str, Tensor] = {}
+    for name, param in SHELL.named_parameters():
+        drawn = ask.randn(*param.shape) * 0.2
+        values[name] = drawn + 1 if name.endswith(("ln1.weight", "ln2.weight")) else drawn
     config = ask.given("minigpt.MiniGPTConfig")(**SIZES)
-    it = w.keep(ask.given("minigpt.MiniGPT")(config).double())
-    w.do(it.load_state_dict(values | {"lm_head.weight": values["tok_emb.weight"]}))
+    it = ask.w.keep(ask.given("minigpt.MiniGPT")(config).double())
+    ask.w.do(it.load_state_dict(values | {"lm_head.weight": values["tok_emb.weight"]}))
     return Gpt(ask, it, values)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from minituner.grading.registry import Lab
-from minituner.grading.report import Report, TaskResult
+from minituner.grading.report import Report, TaskResult, advice, elsewhere, word
 from minituner.words import page, say
 
 GRADES = ("standard", "authoritative")  # isolation levels whose verdict is a grade
@@ -44,20 +44,9 @@ def rows(report: Report, lab: Lab) -> tuple[Row, ...]:
     found = []
     for task in report.tasks:
         waits = [need for need in lab.task(task.id).needs if need not in green]
-        word = _word(task.outcome)
-        found.append(Row(task, str(lab.task(task.id).title), word, _text(task, lab, waits)))
+        title, said = str(lab.task(task.id).title), word(task.outcome)
+        found.append(Row(task, title, said, _text(task, lab, waits)))
     return tuple(found)
-
-
-def _word(outcome: str) -> str:
-    return {
-        "passed": say("passed"),
-        "failed": say("failed"),
-        "todo": say("todo"),
-        "blocked": say("blocked"),
-        "error": say("our error"),
-        "pending": say("waiting"),
-    }[outcome]
 
 
 def _text(task: TaskResult, lab: Lab, waits: list[str]) -> str:
@@ -105,17 +94,8 @@ def findings(report: Report) -> Iterator[str]:
     for gate in sorted(report.gates, key=lambda gate: gate.outcome != "error"):
         if gate.outcome != "passed":
             yield from (f"{gate.id}: {finding}" for finding in gate.findings)
-    for gate in report.gates:
-        if gate.id == "ruff" and gate.outcome == "passed" and gate.findings:
-            count, first = len(gate.findings), gate.findings[0]
-            yield say("ruff advises ({count}): {first}", count=count, first=first)
-    red = sum(outcome not in ("passed", "todo") for outcome in report.extra.values())
-    if red:
-        yield say(
-            "{red} of {count} tests fail on another device; this costs no points",
-            red=red,
-            count=len(report.extra),
-        )
+    yield from advice(report)
+    yield from elsewhere(report)
 
 
 def summary(report: Report, lab: Lab) -> str:
