@@ -48,6 +48,7 @@ class Page:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
         self.do: Callable[..., Any] = driver.execute_script
+        self.media()  # a test before this one may have pretended to be paper
 
     def open(self, path: Path) -> None:
         for kind in ("browser", "performance"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,20 @@ def test_mypy_cannot_be_talked_round(tmp_path: Path) -> None:
     assert gate.outcome == "failed"
     assert "lora.py:2" in gate.findings[0]
     assert check_types(path, "x: int = 1\n").outcome == "passed"
+
+
+def test_two_files_of_one_second_and_size_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mypy's cache holds a file by its second and its size; one must not get another's answer."""
+    write = Path.write_text
+
+    def written(path: Path, text: str, encoding: str = "utf-8") -> int:
+        count = write(path, text, encoding)
+        os.utime(path, (0, 0))  # as if all were written in the same second
+        return count
+
+    monkeypatch.setattr(Path, "write_text", written)
+    for right, outcome in (("int = 1 ", "passed"), ("int = ''", "failed"), ("str = ''", "passed")):
+        assert check_types(Path(LAB.star), f"x: {right}\n").outcome == outcome, right
 
 
 def test_ruff_advises_and_costs_nothing(tmp_path: Path) -> None:

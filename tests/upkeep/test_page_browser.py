@@ -52,7 +52,6 @@ def page(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
     ]
     write_page(iter(results), LAB, tmp_path / "report.html")
     opened = Page(driver)
-    opened.media()
     opened.open(tmp_path / "report.html")
     return opened
 
