@@ -29,6 +29,7 @@ from minituner.grading.expr import name
 from minituner.grading.host import GIVEN, Box
 from minituner.grading.peer import Broken, Lost
 from minituner.grading.registry import ROOT
+from minituner.grading.talk import Talk
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
@@ -50,7 +51,7 @@ def outcome(layers: tuple[str, ...], probe: str) -> str:
     peer = box_of(layers).worker()
     try:
         peer.load("minituner.probe", "probe.py", PROLOGUE + textwrap.dedent(probe))
-        found = peer.ask(name("minituner.probe.found"))
+        found = Talk(peer).ask(name("minituner.probe.found"))
     finally:
         peer.close()
     assert isinstance(found, str)

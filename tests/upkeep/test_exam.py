@@ -152,26 +152,27 @@ def test_a_level_out_of_reach_is_refused() -> None:
         pass
 
 
-def test_a_file_that_loads_only_once_fails_and_ends_nothing(
-    box: Box, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_loads_only_so_often_fails_and_ends_nothing(
+    box: Box, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """It waits in a check, and raises when loaded for the second try: no crash of ours."""
-    loaded, fresh = [], Room.fresh
+    asked, loaded = [], Peer.loaded
 
-    def once(room: Room) -> Peer:
-        loaded.append(room)
-        if len(loaded) > 1:
-            raise Raised(["ValueError"], "only once", "")
-        return fresh(room)
+    def seldom(peer: Peer) -> None:
+        asked.append(peer)
+        if len(asked) > times:
+            raise Raised(["ValueError"], "no more", "")
+        loaded(peer)
 
     def wait(ask: Asking) -> None:
         raise Lost("it waits", idle=True)
 
-    monkeypatch.setattr(Room, "fresh", once)
+    monkeypatch.setattr(Peer, "loaded", seldom)
     text = REFERENCE.read_text(encoding="utf-8")
     found = red(sit(box, LAB, dict.fromkeys(list(CHECKS)[:2], wait), text, 1))
     assert len(found) == 2
-    assert all("only once" in message for message in found.values())
+    assert all("no more" in message for message in found.values())
 
 
 def test_a_broken_box_is_an_error_and_no_zero(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Leaves out: how a report is shown (card.py, formats) and many submissions (cohor
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import random
 import time
@@ -15,6 +16,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+
+import torch
 
 from minituner.grading.clerk import Clerk
 from minituner.grading.host import GIVEN, Box, at_least
@@ -74,10 +77,12 @@ class Examiner:
         self.open = ExitStack()
 
     def __enter__(self) -> Examiner:
+        torch.set_num_threads(1)  # its matrices are small: two threads take twice the time
         try:
             self.open.enter_context(self.clerk)
             self.open.enter_context(self.box)
             self._be_fit()
+            gc.freeze()  # what a session holds stays: no need to look through it again
         except Broken as error:
             self.open.close()
             raise Unfit(str(error)) from None

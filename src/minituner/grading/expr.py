@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+PLAIN = (str, int, float, bool, type(None))
+
 
 class Expr:
     """A value in another process, by how it is reached."""
@@ -21,7 +23,8 @@ class Expr:
         self._code = code
 
     def __getattr__(self, name: str) -> Expr:
-        return Expr(["get", self, name])
+        kind, first, *_ = self._code
+        return Expr(["name", f"{first}.{name}"] if kind == "name" else ["get", self, name])
 
     def __getitem__(self, key: object) -> Expr:
         return Expr(["item", self, key])
@@ -42,13 +45,16 @@ def name(dotted: str) -> Expr:
 
 def encode(thing: object, tensors: list[Tensor]) -> Any:
     """Any argument as JSON; the tensors in it are put aside, in order."""
+    if type(thing) in PLAIN:
+        return thing
     if isinstance(thing, Expr):
-        code = thing._code
-        if code[0] == "call":
-            args = [encode(arg, tensors) for arg in code[2]]
-            named = {key: encode(value, tensors) for key, value in code[3].items()}
-            return ["call", encode(code[1], tensors), args, named]
-        return [code[0], *(encode(part, tensors) for part in code[1:])]
+        kind, *parts = thing._code
+        if kind == "call":
+            called, args, named = parts
+            code = ["call", encode(called, tensors), [encode(arg, tensors) for arg in args]]
+            told = {key: encode(value, tensors) for key, value in named.items()}
+            return [*code, told] if told else code
+        return [kind, *[encode(part, tensors) for part in parts]]
     if isinstance(thing, Tensor):
         tensors.append(thing)
         return ["t", len(tensors) - 1]
@@ -56,6 +62,4 @@ def encode(thing: object, tensors: list[Tensor]) -> Any:
         return [type(thing).__name__, [encode(item, tensors) for item in thing]]
     if isinstance(thing, dict):
         return ["dict", [[encode(k, tensors), encode(v, tensors)] for k, v in thing.items()]]
-    if thing is None or isinstance(thing, bool | int | float | str):
-        return thing
     raise TypeError(f"expected what crosses to a worker, got {type(thing).__name__}")

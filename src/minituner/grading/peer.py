@@ -1,7 +1,7 @@
-"""The judge's end of one worker: asks, waits no longer than it should, believes nothing.
+"""The judge's end of one worker: sends, waits no longer than it should, believes nothing.
 
-Source: box/protocol.py for the frames, box/worker.py for what they say. Leaves out: what to ask
-(checks/) and starting processes (host.py).
+Source: box/protocol.py for the frames, box/worker.py for what they say. Leaves out: how a question
+is put (talk.py), what to ask (checks/) and starting processes (host.py).
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import itertools
 import os
 import time
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from minituner.grading.box import protocol
-from minituner.grading.expr import Expr, encode, name, tried
 from minituner.words import say
 
 REPLY_SECONDS = 20.0  # of wall time, four times the CPU time; an honest reply takes milliseconds
 END_SECONDS = 10.0
 MAX_DEPTH = 12
 SIGXCPU, SIGKILL = 24, 9
+Frame = tuple[dict[str, Any], list[Tensor]]
 
 
 class Raised(Exception):
@@ -63,12 +62,22 @@ class Peer:
         self.wire, self.line = wire, line
         self.reader = protocol.Reader(wire)
         self.cpu_seconds, self.reply_seconds = cpu_seconds, reply_seconds
-        self.numbers = itertools.count()
-        self.pending: list[list[Any]] = []
-        self.tensors: list[Tensor] = []
+        self.numbers = itertools.count()  # of the values that are kept there
         self.source: list[str] = []
-        self.lost = ""
-        self.kit, self.torch, self.nn = name("kit"), name("torch"), name("torch.nn")
+        self.lost, self.late = "", False
+
+    def begin(self, module: str, file: str, source: str) -> None:
+        """Have the submission's source run there; loaded() tells how that went."""
+        self.source = source.splitlines()
+        self.send({"load": [module, file, source]}, [])
+
+    def loaded(self) -> None:
+        """Wait until the source has run.
+
+        Raises:
+            Raised, Lost.
+        """
+        self.answer(self.receive())
 
     def load(self, module: str, file: str, source: str) -> None:
         """Run the submission's source there.
@@ -76,70 +85,45 @@ class Peer:
         Raises:
             Raised, Lost.
         """
-        self.source = source.splitlines()
-        self._answer(self._exchange({"load": [module, file, source]}, []))
+        self.begin(module, file, source)
+        self.loaded()
 
-    def forget(self) -> None:
-        """Drop what was asked for and not sent: an earlier check's, which ended midway."""
-        self.pending, self.tensors = [], []
-
-    def keep(self, thing: object) -> Expr:
-        """Compute it there, and hold the value there under a name."""
-        number = next(self.numbers)
-        self.pending.append([number, encode(thing, self.tensors)])
-        return Expr(["v", number])
-
-    def do(self, thing: object) -> None:
-        """Compute it there, for what it does."""
-        self.pending.append([None, encode(thing, self.tensors)])
-
-    def ask(self, thing: object) -> Any:
-        """The value: None, a bool, number, str, Tensor, list, tuple, dict, or Odd.
+    def exchange(self, header: dict[str, Any], tensors: list[Tensor]) -> Frame:
+        """Send a frame and wait for its answer.
 
         Raises:
-            Raised: it, or a step before it, raised. Lost.
+            Lost.
         """
-        self.do(thing)
-        return self._answer(self._flush())
+        self.send(header, tensors)
+        return self.receive()
 
-    def tensor(self, thing: object) -> Tensor:
-        """A value that has to be a tensor; anything else is a Raised."""
-        value = self.ask(thing)
-        if not isinstance(value, Tensor):
-            kind = value.kind if isinstance(value, Odd) else type(value).__name__
-            raise Raised(["TypeError"], say("expected a tensor, got {kind}", kind=kind), "")
-        return value
+    def send(self, header: dict[str, Any], tensors: list[Tensor]) -> None:
+        """Send a frame. What goes wrong shows when its answer is waited for."""
+        if self.lost:
+            return
+        try:
+            deadline = time.monotonic() + self.reply_seconds
+            protocol.send(self.wire, protocol.pack(header, tensors), deadline, self.reader)
+        except protocol.Closed:
+            pass  # it may have answered earlier frames before it ended
+        except protocol.TooSlow:
+            self.late = True
 
-    def refusals(self, things: Sequence[object], *kinds: str) -> list[str | None]:
-        """For each: the message with which it is refused by one of these kinds, or None.
+    def receive(self, seconds: float | None = None) -> Frame:
+        """The answer to the earliest frame that has none.
 
+        Args:
+            seconds: how long to wait; by default reply_seconds.
         Raises:
-            Raised: one is refused by an exception of another kind. Lost.
+            Lost.
         """
-        told = self.ask([tried(thing) for thing in things])
-        for raised in told:
-            if raised is not None and not set(kinds) & set(raised.kinds):
-                raise raised
-        return [None if raised is None else raised.said for raised in told]
-
-    def refusal(self, thing: object, *kinds: str) -> str | None:
-        """The message with which it is refused by one of these kinds, or None."""
-        return self.refusals([thing], *kinds)[0]
-
-    def _flush(self) -> tuple[dict[str, Any], list[Tensor]]:
-        header = {"steps": self.pending}
-        tensors, self.pending, self.tensors = self.tensors, [], []
-        return self._exchange(header, tensors)
-
-    def _exchange(
-        self, header: dict[str, Any], tensors: list[Tensor]
-    ) -> tuple[dict[str, Any], list[Tensor]]:
         if self.lost:
             raise Lost(self.lost)
-        deadline = time.monotonic() + self.reply_seconds
         try:
-            protocol.send(self.wire, protocol.pack(header, tensors), deadline)
-            return self.reader.receive(deadline)
+            if self.late:
+                raise protocol.TooSlow
+            seconds = self.reply_seconds if seconds is None else seconds
+            return self.reader.receive(time.monotonic() + seconds)
         except protocol.Closed:
             self.lost = self.end()
         except protocol.Malformed as error:
@@ -147,14 +131,19 @@ class Peer:
             self.end()
         except protocol.TooSlow:
             cpu = self._stop().get("cpu_s", 0.0)
-            seconds = f"{self.reply_seconds:g}"
+            waited = f"{self.reply_seconds:g}"
             self.lost = say(
-                "no answer after {seconds} s: does it wait for something?", seconds=seconds
+                "no answer after {seconds} s: does it wait for something?", seconds=waited
             )
             raise Lost(self.lost, idle=cpu < self.reply_seconds / 2) from None
         raise Lost(self.lost)
 
-    def _answer(self, frame: tuple[dict[str, Any], list[Tensor]]) -> Any:
+    def answer(self, frame: Frame) -> Any:
+        """The value in an answer: None, a bool, number, str, Tensor, list, tuple, dict, or Odd.
+
+        Raises:
+            Raised: it, or a step before it, raised. Lost.
+        """
         header, tensors = frame
         try:
             if "raised" in header:

@@ -1,14 +1,17 @@
-"""One submission through a lab's checks: a worker, one check after another, a result for each.
+"""One submission through a lab's checks: a worker, and a result for each check.
 
-A worker that ends, hangs or talks nonsense costs the check in progress and what is left of its
-task; the next check gets a fresh one. Leaves out: gates, notes and points (exam.py).
+A worker that ends, hangs or talks nonsense costs the check that waited for it and what is left of
+its task; from then on the checks come one by one, each after a loss with a fresh worker.
+Leaves out: how checks share a worker (stream.py); gates, notes and points (exam.py).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from minituner.grading.checks.asking import Asking, Wrong
 from minituner.grading.claims import claims
@@ -16,9 +19,12 @@ from minituner.grading.host import CPU_SECONDS, Box
 from minituner.grading.peer import Broken, Lost, Peer, Raised
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Result
+from minituner.grading.stream import Lane, stream
+from minituner.grading.talk import Exchange
 from minituner.words import failure, say
 
 NEXT_CPU_SECONDS = 2  # a worker's after the first loss: many loops must not take many times as long
+BESIDE = 6  # checks that share the first worker with those that want another
 Check = Callable[[Asking], None]
 
 
@@ -47,30 +53,51 @@ class Room:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
+    def begun(self) -> Peer:
+        """A worker that is loading the submission.
+
+        Raises:
+            Broken: ours.
+        """
+        seconds = NEXT_CPU_SECONDS if self.losses else CPU_SECONDS
+        peer = self.box.worker(cpu_seconds=seconds)
+        self.others.append(peer)
+        peer.begin(self.module, self.lab.star, self.source)
+        return peer
+
     def fresh(self) -> Peer:
         """A worker that has just loaded the submission.
 
         Raises:
             Raised, Lost: the submission's doing. Broken: ours.
         """
-        seconds = NEXT_CPU_SECONDS if self.losses else CPU_SECONDS
-        peer = self.box.worker(cpu_seconds=seconds)
-        self.others.append(peer)
-        peer.load(self.module, self.lab.star, self.source)
+        peer = self.begun()
+        peer.loaded()
         return peer
+
+    def pair(self) -> None:
+        """The two workers that most checks use, loading at the same time.
+
+        Raises:
+            Raised, Lost: by the first. The second may be missing. Broken: ours.
+        """
+        first, far = self.begun(), self.begun()
+        first.loaded()
+        self.first = first
+        with suppress(Raised, Lost):
+            far.loaded()
+            self.far = far
 
     def worker(self) -> Peer:
         """The one that most checks share."""
         if self.first is None:
             self.first = self.fresh()
-        self.first.forget()
         return self.first
 
     def another(self) -> Peer:
         """One in which nothing but the submission's import, and earlier loads, has happened."""
         if self.far is None or self.far.lost:
             self.far = self.fresh()
-        self.far.forget()
         return self.far
 
     def clear(self) -> None:
@@ -86,41 +113,93 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
     Raises:
         Broken: the box failed; no fault of the submission.
     """
-    found = Sitting()
-    task_of, over, retried = lab.task_of(), dict[str, str](), False
     order = list(checks)
     random.Random(seed).shuffle(order)
     with Room(box, lab, source) as room:
         try:
-            room.worker()
+            room.pair()
         except (Raised, Lost) as error:
-            found.unrunnable = _why(error)
-            return found
-        box.stock()  # the next submission's, while this one is judged
+            return Sitting(unrunnable=_why(error))
+        one = partial(_one, room, lab, checks, seed)
+        found = _together(room, checks, order, one)
+        marks = _Marks(room, one)
         for name in order:
-            task = task_of[name]
-            if task in over:
-                found.tests[name] = Result("failed", over[task])
-                continue
-            result = _one(room, lab, name, checks[name], seed)
-            if isinstance(result, Lost) and result.idle and not retried:
-                retried = True
-                room.clear()  # alone this time: time that others used is not its doing
-                result = _one(room, lab, name, checks[name], seed)
-            if isinstance(result, Lost):
-                room.clear()
-                room.losses += 1
-                over[task] = say("not run, because of an earlier test") + f": {name}\n{result}"
-                result = Result("failed", str(result))
-            found.tests[name] = result
-    return found
+            if name in found:
+                marks.settle(name, found[name])
+        for name in order:  # what a lost worker has left, one after the other
+            if name not in found:
+                marks.alone(name)
+    box.stock()  # the next submission's
+    return Sitting(marks.tests)
 
 
-def _one(room: Room, lab: Lab, name: str, check: Check, seed: int) -> Result | Lost:
+def _together(
+    room: Room,
+    checks: Mapping[str, Check],
+    order: Sequence[str],
+    one: Callable[[str, Peer, Exchange], Result | Lost],
+) -> dict[str, Result | Lost]:
+    """Checks through two workers at once, as far as nothing is lost.
+
+    Those that want another worker come first, with a few beside them that keep theirs busy: the
+    other must have met no check until then, and is the second from there on.
+    """
+    fresh = [name for name in order if "another" in checks[name].__code__.co_names]
+    rest = [name for name in order if name not in fresh]
+    lane = Lane[Result](room.worker(), fresh + rest[:BESIDE])
+    found = stream([lane], one)
+    if lane.lost or room.far is None:
+        return found
+    far, room.far = room.far, None  # it is fresh no more
+    ways = (room.worker(), rest[BESIDE::2]), (far, rest[BESIDE + 1 :: 2])
+    return found | stream([Lane[Result](peer, names) for peer, names in ways], one)
+
+
+class _Marks:
+    """What has come of the checks so far, and which tasks are over."""
+
+    def __init__(self, room: Room, one: Callable[..., Result | Lost]) -> None:
+        self.room, self.one, self.task_of = room, one, room.lab.task_of()
+        self.tests: dict[str, Result] = {}
+        self.over: dict[str, str] = {}
+        self.retried = False
+
+    def alone(self, name: str) -> None:
+        """A check with nothing beside it, unless its task is over."""
+        task = self.task_of[name]
+        if task in self.over:
+            self.tests[name] = Result("failed", self.over[task])
+        else:
+            self.settle(name, self.one(name))
+
+    def settle(self, name: str, result: Result | Lost) -> None:
+        """Note a result; where the worker is lost, give it one more try or end the task."""
+        if isinstance(result, Lost) and result.idle and not self.retried:
+            self.retried = True
+            self.room.clear()  # alone this time: time that others used is not its doing
+            result = self.one(name)
+        if isinstance(result, Lost):
+            self.room.clear()
+            self.room.losses += 1
+            said = say("not run, because of an earlier test")
+            self.over[self.task_of[name]] = f"{said}: {name}\n{result}"
+            result = Result("failed", str(result))
+        self.tests[name] = result
+
+
+def _one(
+    room: Room,
+    lab: Lab,
+    checks: Mapping[str, Check],
+    seed: int,
+    name: str,
+    worker: Peer | None = None,
+    exchange: Exchange | None = None,
+) -> Result | Lost:
     """One check; Lost where its worker is."""
     own = random.Random(f"{seed}:{name}").randrange(2**31)
     try:
-        check(Asking(room.worker(), room.module, own, room.another))
+        checks[name](Asking(worker or room.worker(), room.module, own, room.another, exchange))
     except Wrong as wrong:
         causes = claims(ROOT / lab.contract)[name]
         cause, read = causes[min(wrong.nth, len(causes) - 1)]

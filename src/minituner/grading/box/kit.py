@@ -72,9 +72,11 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An nn.Linear with these values."""
     made = nn.Linear.__new__(nn.Linear)  # not its __init__, which draws values first
     nn.Module.__init__(made)
-    made.out_features, made.in_features = weight.shape
-    made.weight = nn.Parameter(weight.clone())
-    made.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
+    inside = made.__dict__  # nor its __setattr__, which looks everywhere first
+    inside["out_features"], inside["in_features"] = weight.shape
+    own = {"weight": weight, "bias": bias}.items()
+    values = {name: None if v is None else nn.Parameter(v.clone()) for name, v in own}
+    inside["_parameters"].update(values)
     return made
 
 
@@ -92,6 +94,18 @@ def fill(layer: Any, a: Tensor, b: Tensor) -> None:
     """Give an adapter its values."""
     put(layer.lora_A, a)
     put(layer.lora_B, b)
+
+
+def sizes(model: nn.Module, names: Sequence[str]) -> list[list[list[int]]]:
+    """[shape of A, shape of B] of the adapters with these names."""
+    layers = [model.get_submodule(name) for name in names]
+    return [[shape(layer.lora_A), shape(layer.lora_B)] for layer in layers]  # type: ignore[arg-type]
+
+
+def fill_in(model: nn.Module, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Give adapters their values by name."""
+    for name, pair in pairs.items():
+        fill(model.get_submodule(name), *pair)
 
 
 class Net(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor
 LENGTHS = struct.Struct("<II")
 MAX_HEADER = 1 << 20  # bytes
 MAX_BODY = 32 << 20  # bytes
+MAX_HELD = MAX_HEADER + MAX_BODY  # bytes read ahead of their turn
 MAX_TENSORS = 1024
 MAX_AXES = 6
 DTYPES = {
@@ -110,16 +111,23 @@ def _declared(row: object) -> tuple[torch.dtype, list[int]]:
     name, shape = row
     if not isinstance(name, str) or name not in DTYPES or len(shape) > MAX_AXES:
         raise Malformed("a tensor of another dtype, or with too many axes")
-    if not all(type(size) is int and 0 <= size <= MAX_BODY for size in shape):
-        raise Malformed("a shape that is none")
-    if math.prod(size for size in shape if size) > MAX_BODY:  # a zero among them hides no giant
-        raise Malformed("a shape that is none")
+    entries = 1  # as if there were no zero: one among them hides no giant
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise Malformed("a shape that is none")
+        entries *= size or 1
+        if entries > MAX_BODY:
+            raise Malformed("a shape that is none")
     return DTYPES[name], shape
 
 
-def send(wire: int, frame: bytes, deadline: float | None = None) -> None:
+def send(
+    wire: int, frame: bytes, deadline: float | None = None, reader: Reader | None = None
+) -> None:
     """Write all of it.
 
+    Args:
+        reader: takes in what comes meanwhile: two that only write would wait for each other.
     Raises:
         Closed: nobody reads any more. TooSlow: not read before the deadline.
     """
@@ -128,7 +136,10 @@ def send(wire: int, frame: bytes, deadline: float | None = None) -> None:
         try:
             left = left[os.write(wire, left) :]
         except BlockingIOError:
-            _await(wire, select.POLLOUT, deadline)
+            listens = reader is not None and len(reader.held) < MAX_HELD
+            come = _await(wire, select.POLLOUT | (select.POLLIN if listens else 0), deadline)
+            if reader is not None and come & select.POLLIN:
+                reader.take()
         except OSError:
             raise Closed from None
 
@@ -153,19 +164,28 @@ class Reader:
 
     def _exactly(self, count: int, deadline: float | None) -> bytes:
         while len(self.held) < count:
-            _await(self.wire, select.POLLIN, deadline)
-            try:
-                part = os.read(self.wire, 1 << 18)
-            except BlockingIOError:
-                continue
-            except OSError:
-                raise Closed from None
-            if not part:
-                raise Closed
-            self.held += part
+            if not self.take():
+                _await(self.wire, select.POLLIN, deadline)
         wanted = bytes(self.held[:count])
         del self.held[:count]
         return wanted
+
+    def take(self) -> bool:
+        """Read what has come; a wire that blocks waits for something.
+
+        Raises:
+            Closed.
+        """
+        try:
+            part = os.read(self.wire, 1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:
+            raise Closed from None
+        if not part:
+            raise Closed
+        self.held += part
+        return True
 
 
 def receive(wire: int, deadline: float | None = None) -> tuple[dict[str, Any], list[Tensor]]:
@@ -173,12 +193,12 @@ def receive(wire: int, deadline: float | None = None) -> tuple[dict[str, Any], l
     return Reader(wire).receive(deadline)
 
 
-def _await(wire: int, event: int, deadline: float | None) -> None:
-    """Wait until the wire is ready; without a deadline the read or write itself waits."""
-    if deadline is None:
-        return
+def _await(wire: int, events: int, deadline: float | None) -> int:
+    """Wait until the wire is ready for one of the events; which."""
     poll = select.poll()
-    poll.register(wire, event)
-    left = deadline - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
+    poll.register(wire, events)
+    left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+    ready = poll.poll(left)
+    if not ready:
         raise TooSlow
+    return ready[0][1]

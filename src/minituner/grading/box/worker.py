@@ -1,8 +1,9 @@
 """The process that holds a submission: it evaluates what the judge asks, and answers in frames.
 
-A request is a list of steps [keep, code]; code is JSON: a scalar is itself, and
+A request is a seed for torch, or null, and a list of steps [keep, code]; code is JSON: a scalar is
+itself, and
 ["t", i] the i-th tensor sent · ["v", n] a kept value · ["name", "torch.nn.Linear"] ·
-["get", code, name] · ["item", code, code] · ["call", code, [code …], {name: code}] ·
+["get", code, name] · ["item", code, code] · ["call", code, [code …], {name: code}, if any] ·
 ["list", [code …]] · ["tuple", [code …]] · ["dict", [[code, code] …]] · ["try", code], which
 is what was raised, or None.
 The answer is the last step's value, or what was raised and at which line of the submission.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from minituner.grading.box import kit, protocol
 
 MAX_TEXT = 2000  # characters of an exception's message
+MAX_STRING = 1 << 16  # characters of a string that crosses; none that is asked for is longer
 PLAIN = (type(None), bool, int, float, str)
 
 
@@ -40,6 +42,7 @@ class Worker:
         self.reader = protocol.Reader(wire)
         self.kept: dict[int, Any] = {}
         self.roots: dict[str, Any] = {"torch": torch, "kit": kit, **given}
+        self.paths: dict[str, tuple[str, list[str]]] = {}  # a dotted name's root, and the way on
         self.files: dict[str, str] = {}
 
     def serve(self) -> None:
@@ -55,6 +58,8 @@ class Worker:
                 if "load" in header:
                     self.load(*header["load"])
                 else:
+                    if header["seed"] is not None:
+                        kit.seed(header["seed"])
                     answer = {"value": self._coded(self._steps(header["steps"], tensors), carried)}
             except BaseException as error:
                 answer, carried = {"raised": self._told(error)}, []
@@ -86,20 +91,21 @@ class Worker:
         if not isinstance(code, list):
             return code
         kind, *rest = code
-        if kind == "t":
-            return tensors[rest[0]]
         if kind == "v":
             return self.kept[rest[0]]
         if kind == "name":
             return self._named(rest[0])
         if kind == "get":
             return getattr(self._value(rest[0], tensors), rest[1])
-        if kind == "item":
-            return self._value(rest[0], tensors)[self._value(rest[1], tensors)]
         if kind == "call":
             called = self._value(rest[0], tensors)
             args = [self._value(arg, tensors) for arg in rest[1]]
-            return called(*args, **{k: self._value(v, tensors) for k, v in rest[2].items()})
+            named = rest[2].items() if len(rest) > 2 else ()
+            return called(*args, **{k: self._value(v, tensors) for k, v in named})
+        if kind == "t":
+            return tensors[rest[0]]
+        if kind == "item":
+            return self._value(rest[0], tensors)[self._value(rest[1], tensors)]
         if kind == "try":
             return self._tried(rest[0], tensors)
         if kind == "dict":
@@ -115,15 +121,18 @@ class Worker:
         return None
 
     def _named(self, dotted: str) -> Any:
-        root = max((r for r in self.roots if (dotted + ".").startswith(r + ".")), key=len)
+        if dotted not in self.paths:
+            root = max((r for r in self.roots if (dotted + ".").startswith(r + ".")), key=len)
+            self.paths[dotted] = root, dotted[len(root) :].split(".")[1:]
+        root, parts = self.paths[dotted]
         found = self.roots[root]
-        for part in dotted[len(root) + 1 :].split("."):
-            found = getattr(found, part) if part else found
+        for part in parts:
+            found = getattr(found, part)
         return found
 
     def _coded(self, value: Any, carried: list[Tensor]) -> Any:
         """A value as JSON; only plain values, plain containers and plain tensors cross."""
-        if type(value) in PLAIN:
+        if type(value) in PLAIN and not (type(value) is str and len(value) > MAX_STRING):
             return value
         if type(value) is Told:
             return ["told", value.row]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minituner.grading.expr import Expr, name
 from minituner.grading.peer import Odd, Peer
+from minituner.grading.talk import Exchange, Talk
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -56,14 +57,26 @@ class Asking:
         module: its module's name, minituner.lora.
         seed: draws every shape and value of this check.
         another: a fresh worker with the same submission.
+        exchange: how a frame reaches the worker (Talk).
     """
 
-    def __init__(self, worker: Peer, module: str, seed: int, another: Callable[[], Peer]) -> None:
-        self.w, self.module, self.another = worker, module, another
+    def __init__(
+        self,
+        worker: Peer,
+        module: str,
+        seed: int,
+        another: Callable[[], Peer],
+        exchange: Exchange | None = None,
+    ) -> None:
+        self.module, self._another = module, another
         self.rng = random.Random(seed)
         self.torch_rng = torch.Generator().manual_seed(seed)
-        self.kit, self.nn, self.torch = worker.kit, worker.nn, worker.torch
-        worker.do(self.kit.seed(self.rng.randrange(2**31)))
+        self.w = Talk(worker, exchange, self.rng)
+        self.kit, self.nn, self.torch = self.w.kit, self.w.nn, self.w.torch
+
+    def another(self) -> Talk:
+        """A talk with a fresh worker."""
+        return Talk(self._another(), seeds=self.rng)
 
     def star(self, what: str) -> Expr:
         """A class or function of the submission."""
@@ -156,6 +169,8 @@ def gap(got: object, want: Tensor) -> float:
     """max|got - want| in float64; infinite for another shape, NaN, or what is no tensor."""
     if not isinstance(got, Tensor) or got.shape != want.shape:
         return float("inf")
+    if got.dtype == want.dtype and torch.equal(got, want):
+        return 0.0
     apart = (got.double() - want.double()).abs()
     if not bool(apart.isfinite().all()):
         return float("inf")

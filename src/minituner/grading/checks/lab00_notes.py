@@ -13,6 +13,7 @@ from minituner.grading.checks.asking import gap
 from minituner.grading.checks.layers import size
 from minituner.grading.expr import Expr, name
 from minituner.grading.peer import Peer
+from minituner.grading.talk import Talk
 
 SIZE, RANK, ALPHA, SEED = 64, 8, 16.0, 28
 
@@ -27,7 +28,8 @@ def measure(worker: Peer) -> dict[str, str]:
             for param in exact.parameters():
                 param.copy_(torch.randint(-8, 9, param.shape) / 8)
         state = torch.get_rng_state()
-    kit, w = worker.kit, worker
+    w = Talk(worker)
+    kit = w.kit
     bases = [w.keep(kit.linear(b.weight.detach(), b.bias.detach())) for b in (exact, base)]
     w.do(w.torch.set_rng_state(state))  # after them: a new nn.Linear draws, too
     fresh = _layer(w, bases[0])
@@ -54,5 +56,5 @@ def measure(worker: Peer) -> dict[str, str]:
     }
 
 
-def _layer(w: Peer, base: Expr) -> Expr:
+def _layer(w: Talk, base: Expr) -> Expr:
     return w.keep(name("minituner.lora.LoRALinear")(base, r=RANK, alpha=ALPHA))

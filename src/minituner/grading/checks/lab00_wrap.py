@@ -6,6 +6,7 @@ Leaves out: the single layer (lab00_fields.py, lab00_forward.py), state and merg
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from minituner.grading.checks import layers, models, trees
 from minituner.grading.checks.asking import Asking, gap
@@ -92,7 +93,7 @@ def lora_init_identity_wrap_keeps_base_and_passes_arguments(ask: Asking) -> None
     targets = ("q_proj", "mlp.fc1", "mlp.fc2")
     names = model.wrap(r=r, alpha=r * scale, target_modules=targets, dropout=0.5)
     ask.see("returned", sorted(names), sorted(every))
-    now = {name: model.it.get_submodule(name) for name in every}
+    now = {name: ask.w.keep(model.it.get_submodule(name)) for name in every}
     kept = ask.w.ask([ask.kit.same(now[n].base, linears[n]) for n in every])
     ask.see("base is the linear it replaced", kept, [True] * len(every))
     fields = ask.w.ask([(now[n].r, now[n].alpha, now[n].scaling) for n in every])
@@ -102,10 +103,19 @@ def lora_init_identity_wrap_keeps_base_and_passes_arguments(ask: Asking) -> None
     twice = ask.w.ask([(now[name].train()(x), now[name](x)) for name, x in xs.items()])
     for name, (once, again) in zip(xs, twice, strict=True):
         ask.hold(gap(again, once) > 1e-6, f"{name}: train() == train()", "dropout=0.5")
-    silent = models.wrapped(ask, dropout=0.0)
-    x = silent.input()
-    once, again = ask.w.ask((silent.it.train()(x), silent.it(x)))
+    base = ask.linear()
+    silent = ask.w.keep(ask.nn.ModuleDict({"fc1": base.it}))
+    ask.w.do(_wrap(ask, silent, target_modules=("fc1",), dropout=0.0))
+    ask.w.do(ask.kit.add(silent["fc1"].lora_B, 1.0))
+    x = ask.randn(5, base.sizes[1])
+    once, again = ask.w.ask((silent["fc1"].train()(x), silent["fc1"](x)))
     ask.near("dropout=0.0: train()(x) - train()(x)", again, once, 0.0)
+
+
+def _every_A(ask: Asking, model: Expr, names: list[str]) -> list[Tensor]:
+    found = ask.w.ask([model.get_submodule(name).lora_A for name in names])
+    ask.see("tensors", [isinstance(A, Tensor) for A in found], [True] * len(names))
+    return list(found)
 
 
 def lora_init_identity_wrap_draws_each_A_anew(ask: Asking) -> None:
@@ -113,9 +123,8 @@ def lora_init_identity_wrap_draws_each_A_anew(ask: Asking) -> None:
     for start in ask.rng.sample(range(10**6), 2):
         ask.w.do(ask.kit.seed(start))
         model = models.net(ask)
-        for name in model.wrap(r=2, target_modules=("q_proj", "v_proj")):
-            A = ask.w.tensor(model.it.get_submodule(name).lora_A)
-            drawn.add(tuple(A.flatten().tolist()))
+        names = model.wrap(r=2, target_modules=("q_proj", "v_proj"))
+        drawn |= {tuple(A.flatten().tolist()) for A in _every_A(ask, model.it, names)}
     ask.see("different A", len(drawn), 6)
 
 
@@ -130,7 +139,8 @@ def lora_init_identity_wrap_defaults_are_r8_alpha16_dropout_005(ask: Asking) -> 
     ask.put(layer.lora_B, torch.eye(5, 8))
     ask.put(layer.base.weight, torch.zeros(5, 40))
     ask.put(layer.base.bias, torch.zeros(5))
-    out = ask.w.tensor(layer.train()(torch.eye(40).repeat(100, 1)))
+    x = ask.w.keep(torch.eye(40))
+    out = ask.w.tensor(layer.train()(x.repeat(100, 1)))
     share = (out[:, 0] == 0).double().mean().item()
     ask.hold(0.025 < share < 0.08, f"dropped share = {share:.3f}", "0.05", 1)
 
@@ -138,10 +148,12 @@ def lora_init_identity_wrap_defaults_are_r8_alpha16_dropout_005(ask: Asking) -> 
 def lora_init_identity_wrap_keeps_the_models_function(ask: Asking) -> None:
     model = models.gpt(ask)
     model.wrap(r=3, alpha=4.5, dropout=0.5)
-    for mode in (True, False):
-        ids = model.input()
-        got = ask.w.ask(model.it.train(mode)(ids))
-        ask.near(f"wrapped(x) - model(x) (training={mode})", got, model.out(ids), 1e-11)
+    ids = model.input()
+    want = model.out(ids)
+    modes = (True, False)
+    said = ask.w.ask([model.it.train(mode)(ids) for mode in modes])
+    for mode, got in zip(modes, said, strict=True):
+        ask.near(f"wrapped(x) - model(x) (training={mode})", got, want, 1e-11)
 
 
 def lora_init_identity_wrap_keeps_train_and_eval(ask: Asking) -> None:
@@ -270,8 +282,8 @@ def lora_freeze_wrap_training_moves_adapters_only(ask: Asking) -> None:
     # What is reported has to be what computes: the same A and B on a model the judge sends anew.
     other = models.net(ask, values=model.values)
     other.wrap(**options)
-    for name in names:
-        other.set(name, now[f"{name}.lora_A"], now[f"{name}.lora_B"])
+    pairs = {name: [now[f"{name}.{which}"] for which in models.FACTORS] for name in names}
+    ask.w.do(ask.kit.fill_in(other.it, pairs))
     x = model.input()
     got, want = ask.w.ask((model.it.eval()(x), other.it.eval()(x)))
     ask.near("model(x) - a new model's with these values", got, want, 1e-10)

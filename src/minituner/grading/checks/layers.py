@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from minituner.grading.checks.asking import Asking, Base
@@ -33,12 +32,12 @@ class Layer:
     @property
     def dense(self) -> Tensor:
         """W + s B A in float64."""
-        update = torch.einsum("or,ri->oi", self.B.double(), self.A.double())
+        update = self.B.double() @ self.A.double()
         return self.base.weight.double() + self.scale * update
 
     def out(self, x: Tensor) -> Tensor:
         """x (W + s B A)ᵀ + b in float64."""
-        y = torch.einsum("...i,oi->...o", x.double(), self.dense)
+        y = x.double() @ self.dense.T
         return y if self.base.bias is None else y + self.base.bias.double()
 
 

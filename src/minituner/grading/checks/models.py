@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minituner.grading.checks.asking import Asking, Wrong
 from minituner.grading.expr import Expr
-from minituner.grading.peer import Peer
+from minituner.grading.talk import Talk
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 
 SIZES = {"vocab_size": 13, "block_size": 6, "n_layer": 1, "n_head": 2, "d_model": 12, "d_ff": 20}
@@ -49,17 +49,13 @@ class Model:
         """Give the adapters with these names values of the judge's, in the shapes they have."""
         self.scale = scale
         ask = self.ask
-        layers = [self.it.get_submodule(name) for name in names]
-        kinds = ask.w.ask([(ask.kit.shape(m.lora_A), ask.kit.shape(m.lora_B)) for m in layers])
+        kinds = ask.w.ask(ask.kit.sizes(self.it, list(names)))
         for name, (a, b) in zip(names, kinds, strict=True):
             sizes = [*a, *b]
             if len(sizes) != 4 or not all(type(n) is int and 0 < n < 65 for n in sizes):
                 raise Wrong(f"shapes of A, B in {name} = {a}, {b}", "(r, in), (out, r)", 0)
-            self.set(name, ask.randn(*a), ask.randn(*b) / 2)
-
-    def set(self, name: str, A: Tensor, B: Tensor) -> None:
-        self.ask.w.do(self.ask.kit.fill(self.it.get_submodule(name), A, B))
-        self.factors[name] = (A, B)
+            self.factors[name] = ask.randn(*a), ask.randn(*b) / 2
+        ask.w.do(ask.kit.fill_in(self.it, self.factors))
 
     def dense(self) -> dict[str, Tensor]:
         """The adapted weights with every update folded in, W + s B A."""
@@ -115,14 +111,13 @@ class Gpt(Model):
 def net(
     ask: Asking,
     dtype: str = "float64",
-    worker: Peer | None = None,
+    worker: Talk | None = None,
     values: dict[str, Tensor] | None = None,
-    like: Net | None = None,
 ) -> Net:
     """A row of linears of different sizes, some with a bias.
 
     Args:
-        values: another net's, for a copy of it. like: another net, for its sizes alone.
+        values: another net's, for a copy of it.
     """
     w, names, sizes = worker or ask.w, (*NAMES, "lm_head"), [ask.rng.randint(5, 8)]
     for _ in names:
@@ -132,8 +127,6 @@ def net(
         shapes[f"{name}.weight"] = (sizes[index + 1], sizes[index])
         if "fc" in name or name == "lm_head":
             shapes[f"{name}.bias"] = (sizes[index + 1],)
-    if like is not None:
-        shapes = {name: tuple(value.shape) for name, value in like.values.items()}
     values = values or {name: ask.randn(*s, dtype=dtype) / 2 for name, s in shapes.items()}
     pairs = [(values[f"{name}.weight"], values.get(f"{name}.bias")) for name in names]
     made = Net(ask, w.keep(ask.kit.net(names, pairs)), values)
@@ -153,9 +146,9 @@ def gpt(ask: Asking) -> Gpt:
     return Gpt(ask, it, values)
 
 
-def wrapped(ask: Asking, dropout: float = 0.0, r: int = 0, like: Net | None = None) -> Net:
+def wrapped(ask: Asking, dropout: float = 0.0, r: int = 0) -> Net:
     """A net with two adapters a block, without and with a bias, A and B filled."""
-    model = net(ask, like=like)
+    model = net(ask)
     adapt(model, dropout, r)
     return model
 
