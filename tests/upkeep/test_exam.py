@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from minituner.grading.intake import NoSubmission
 from minituner.grading.peer import Lost, Peer, Raised
 from minituner.grading.registry import ROOT
 from minituner.grading.report import Report
-from minituner.grading.sitting import Room, Sitting, sit
+from minituner.grading.sitting import Room, Sitting, sit, wants_another
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
 MUTANTS = mutants()
@@ -150,6 +151,21 @@ def test_a_level_out_of_reach_is_refused() -> None:
     expected = pytest.raises(Unfit, match=r"at least authoritative, this machine reaches practice")
     with expected, Examiner(LAB, require="authoritative", layers=few):
         pass
+
+
+def test_another_worker_has_met_no_check(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save in one, load in a fresh one: who asks for another is known before anything is run."""
+    asked, another = set[str](), Room.another
+
+    def spied(room: Room) -> Peer:
+        names = {frame.function for frame in inspect.stack()}
+        asked.update(name for name in CHECKS if name.removeprefix("test_") in names)
+        return another(room)
+
+    monkeypatch.setattr(Room, "another", spied)
+    assert red(sit(box, LAB, CHECKS, REFERENCE.read_text(encoding="utf-8"), 1)) == {}
+    assert asked == {name for name, check in CHECKS.items() if wants_another(check)}
+    assert asked
 
 
 @pytest.mark.parametrize("times", [1, 2])

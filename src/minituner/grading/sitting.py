@@ -24,7 +24,7 @@ from minituner.grading.talk import Exchange
 from minituner.words import failure, say
 
 NEXT_CPU_SECONDS = 2  # a worker's after the first loss: many loops must not take many times as long
-BESIDE = 6  # checks that share the first worker with those that want another
+BESIDE = 8  # checks that the first worker has done when the second begins
 Check = Callable[[Asking], None]
 
 
@@ -133,6 +133,11 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
     return Sitting(marks.tests)
 
 
+def wants_another(check: Check) -> bool:
+    """Whether it asks for a worker that has met no check."""
+    return "another" in check.__code__.co_names
+
+
 def _together(
     room: Room,
     checks: Mapping[str, Check],
@@ -141,18 +146,16 @@ def _together(
 ) -> dict[str, Result | Lost]:
     """Checks through two workers at once, as far as nothing is lost.
 
-    Those that want another worker come first, with a few beside them that keep theirs busy: the
-    other must have met no check until then, and is the second from there on.
+    Those that want another worker come first: it must have met no check until they have ended, and
+    takes its share from there on.
     """
-    fresh = [name for name in order if "another" in checks[name].__code__.co_names]
+    fresh = [name for name in order if wants_another(checks[name])]
     rest = [name for name in order if name not in fresh]
-    lane = Lane[Result](room.worker(), fresh + rest[:BESIDE])
-    found = stream([lane], one)
-    if lane.lost or room.far is None:
-        return found
-    far, room.far = room.far, None  # it is fresh no more
-    ways = (room.worker(), rest[BESIDE::2]), (far, rest[BESIDE + 1 :: 2])
-    return found | stream([Lane[Result](peer, names) for peer, names in ways], one)
+    if room.far is None:
+        return stream([Lane[Result](room.worker(), fresh + rest)], one)
+    share = (len(rest) - BESIDE) // 2
+    first = Lane[Result](room.worker(), fresh + rest[share:])
+    return stream([first, Lane[Result](room.far, rest[:share], after=fresh)], one)
 
 
 class _Marks:

@@ -29,10 +29,13 @@ class Lane(Generic[Done]):
     """One worker, the checks it is to get, and what has come of them.
 
     A check that is Lost is the lane's last: what was under way beside it goes back to `todo`.
+
+    Args:
+        after: begins when these checks of another lane have ended.
     """
 
-    def __init__(self, peer: Peer, names: Sequence[str]) -> None:
-        self.peer, self.todo = peer, deque(names)
+    def __init__(self, peer: Peer, names: Sequence[str], after: Sequence[str] = ()) -> None:
+        self.peer, self.todo, self.after = peer, deque(names), set(after)
         self.going: deque[tuple[str, Any]] = deque()  # Any: greenlets, which have no types
         self.results: dict[str, Done | Lost] = {}
         self.lost = False
@@ -87,8 +90,10 @@ def stream(
     """
     try:
         while True:
+            ended = {name for lane in lanes for name in lane.results}
             for lane in lanes:
-                lane.begin(one)
+                if lane.after <= ended:
+                    lane.begin(one)
             going = [lane for lane in lanes if lane.going]
             if not going:
                 return {name: result for lane in lanes for name, result in lane.results.items()}
