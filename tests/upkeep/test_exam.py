@@ -203,6 +203,7 @@ def test_a_broken_box_is_an_error_and_no_zero(tmp_path: Path) -> None:
         report = session.examine(tmp_path)
     assert report.exit_code == 2
     assert {task.outcome for task in report.tasks} == {"error", "blocked"}
+    assert [gate.outcome for gate in report.gates if gate.id == "exam"] == ["error"]
 
 
 def test_reports_fit_the_schema(examiner: Examiner) -> None:
