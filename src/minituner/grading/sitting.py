@@ -26,6 +26,7 @@ from minituner.words import failure, say
 NEXT_CPU_SECONDS = 2  # a worker's after the first loss: many loops must not take many times as long
 BESIDE = 8  # checks that the first worker has done when the second begins
 Check = Callable[[Asking], None]
+Done = Result | Lost
 
 
 @dataclass
@@ -116,20 +117,25 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
     order = list(checks)
     random.Random(seed).shuffle(order)
     with Room(box, lab, source) as room:
-        try:
-            room.pair()
-        except (Raised, Lost) as error:
-            return Sitting(unrunnable=_why(error))
-        one = partial(_one, room, lab, checks, seed)
-        found = _together(room, checks, order, one)
-        marks = _Marks(room, one)
-        for name in order:
-            if name in found:
-                marks.settle(name, found[name])
-        for name in order:  # what a lost worker has left, one after the other
-            if name not in found:
-                marks.alone(name)
+        found = _sat(room, checks, order, partial(_one, room, lab, checks, seed))
     box.stock()  # the next submission's
+    return found
+
+
+def _sat(
+    room: Room, checks: Mapping[str, Check], order: Sequence[str], one: Callable[..., Done]
+) -> Sitting:
+    try:
+        room.pair()
+    except (Raised, Lost) as error:
+        return Sitting(unrunnable=_why(error))
+    found, marks = _together(room, checks, order, one), _Marks(room, one)
+    for name in order:
+        if name in found:
+            marks.settle(name, found[name])
+    for name in order:  # what a lost worker has left, one after the other
+        if name not in found:
+            marks.alone(name)
     return Sitting(marks.tests)
 
 
@@ -139,11 +145,8 @@ def wants_another(check: Check) -> bool:
 
 
 def _together(
-    room: Room,
-    checks: Mapping[str, Check],
-    order: Sequence[str],
-    one: Callable[[str, Peer, Exchange], Result | Lost],
-) -> dict[str, Result | Lost]:
+    room: Room, checks: Mapping[str, Check], order: Sequence[str], one: Callable[..., Done]
+) -> dict[str, Done]:
     """Checks through two workers at once, as far as nothing is lost.
 
     Those that want another worker come first: it must have met no check until they have ended, and
@@ -161,7 +164,7 @@ def _together(
 class _Marks:
     """What has come of the checks so far, and which tasks are over."""
 
-    def __init__(self, room: Room, one: Callable[..., Result | Lost]) -> None:
+    def __init__(self, room: Room, one: Callable[..., Done]) -> None:
         self.room, self.one, self.task_of = room, one, room.lab.task_of()
         self.tests: dict[str, Result] = {}
         self.over: dict[str, str] = {}
@@ -175,7 +178,7 @@ class _Marks:
         else:
             self.settle(name, self.one(name))
 
-    def settle(self, name: str, result: Result | Lost) -> None:
+    def settle(self, name: str, result: Done) -> None:
         """Note a result; where the worker is lost, give it one more try or end the task."""
         if isinstance(result, Lost) and result.idle and not self.retried:
             self.retried = True
@@ -198,7 +201,7 @@ def _one(
     name: str,
     worker: Peer | None = None,
     exchange: Exchange | None = None,
-) -> Result | Lost:
+) -> Done:
     """One check; Lost where its worker is."""
     own = random.Random(f"{seed}:{name}").randrange(2**31)
     try:
