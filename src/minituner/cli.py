@@ -16,7 +16,7 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from minituner import card
+from minituner import card, memory
 from minituner.grading import doctor as checks
 from minituner.grading import practice, stub
 from minituner.grading.registry import ROOT, RegistryError, lab
@@ -89,12 +89,13 @@ def _say_once() -> practice.Progress:
 def hint(
     task_id: Annotated[str, typer.Argument(help="A task of the lab, for example A5.")],
     stage: Annotated[
-        int, typer.Argument(help="1 a question, 2 a pointer, 3 nearly the solution.")
-    ] = 1,
+        int | None,
+        typer.Argument(help="1 a question, 2 a pointer, 3 nearly the solution. [the next one]"),
+    ] = None,
     lab_id: LabId = "00",
     lang: Lang = "",
 ) -> None:
-    """Show one hint for a task, the gentlest first."""
+    """Show the next hint for a task, the gentlest first."""
     speak(lang)
     try:
         which = lab(lab_id)
@@ -105,12 +106,27 @@ def hint(
         everything = ", ".join(known)
         broken(say("hint: expected one of {all}, got {got}", all=everything, got=task_id))
     task = known[task_id.upper()]
-    if not 1 <= stage <= len(task.hints):
-        broken(say("hint: expected a stage from 1 to {most}, got {got}", most=3, got=stage))
-    typer.echo(f"{task.id} · {task.title}\n\n{task.hints[stage - 1]}")
-    if stage < len(task.hints):
-        more = f"minituner hint {task.id} {stage + 1}"
-        typer.echo("\n" + say("still stuck? {command}", command=more))
+    most, shown = len(task.hints), memory.hints_shown(which.id, task.id)
+    stage = min(shown + 1, most) if stage is None else stage
+    if not 1 <= stage <= most:
+        broken(say("hint: expected a stage from 1 to {most}, got {got}", most=most, got=stage))
+    command = f"minituner hint {task.id}"
+    if stage > shown + 1:
+        broken(
+            say(
+                "hint: expected stage {next} of {most}, which comes next, got {got}; "
+                "{command} shows it",
+                next=shown + 1,
+                most=most,
+                got=stage,
+                command=command,
+            )
+        )
+    memory.note_hint(which.id, task.id, stage)
+    place = say("hint {stage} of {most}", stage=stage, most=most)
+    typer.echo(f"{task.id} · {task.title} · {place}\n\n{task.hints[stage - 1]}")
+    if stage < most:
+        typer.echo("\n" + say("still stuck? {command}", command=command))
 
 
 @app.command(epilog="Example: minituner reset --lab 00")

@@ -177,14 +177,44 @@ def test_grade_works_without_the_solutions(clone: Path) -> None:
     assert (done.returncode, "○ todo       D3" in done.stdout) == (1, True), done.stdout
 
 
-def test_hints_come_one_at_a_time() -> None:
-    """The first is a question, each names the next, the last names none; in both languages."""
+def test_hints_come_one_at_a_time(clone: Path) -> None:
+    """The first is a question; each call shows the next and says how, the last stays; es, too."""
     hints = LAB.task("A5").hints
-    shown = [minituner("hint", "a5", str(stage)).stdout for stage in (1, 2, 3)]
-    for text, hint in zip(shown, hints, strict=True):
+    shown = [minituner("hint", "a5", root=clone).stdout for _ in range(4)]
+    for text, hint in zip(shown, (*hints, hints[2]), strict=True):
         assert [other.en in text for other in hints] == [other is hint for other in hints]
-    assert ["minituner hint A5" in text for text in shown] == [True, True, False]
-    assert hints[0].es in minituner("hint", "A5", "--lang", "es").stdout
+    assert ["minituner hint A5" in text for text in shown] == [True, True, False, False]
+    assert hints[0].en in minituner("hint", "A5", "1", root=clone).stdout
+    assert hints[2].es in minituner("hint", "A5", "--lang", "es", root=clone).stdout
+    assert LAB.task("A4").hints[0].en in minituner("hint", "A4", root=clone).stdout
+
+
+def test_no_hint_is_skipped(clone: Path) -> None:
+    """A later stage than the next is refused with the command to type, and is not remembered."""
+    done = minituner("hint", "A5", "3", root=clone)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected stage 1 of 3, which comes next, got 3; minituner hint A5 shows" in done.stderr
+    assert LAB.task("A5").hints[0].en in minituner("hint", "A5", root=clone).stdout
+
+
+SPOILT = ["", "[1]", '{"hints": [2]}', '{"hints": {"00/A5": "3"}}', '{"hints": {"00/A5": -1}}']
+
+
+@pytest.mark.parametrize("held", [*SPOILT, pytest.param("[" * 9**5, id="deep")])
+def test_a_spoilt_memory_starts_anew(clone: Path, held: str) -> None:
+    """Whatever stands in the state file, the learner gets the first hint."""
+    (clone / ".minituner").mkdir()
+    (clone / ".minituner/state.json").write_text(held, encoding="utf-8")
+    for hint in LAB.task("A5").hints[:2]:
+        assert hint.en in minituner("hint", "A5", root=clone).stdout
+
+
+def test_without_a_place_to_remember_a_hint_is_still_shown(clone: Path) -> None:
+    """A file where the folder should be: nothing is kept, nothing fails."""
+    (clone / ".minituner").touch()
+    done = minituner("hint", "A5", root=clone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert LAB.task("A5").hints[0].en in done.stdout
 
 
 def test_doctor_is_well_here() -> None:
