@@ -128,6 +128,8 @@ def lora_param_count_64_by_64_at_r8_trains_1024(ask: Asking) -> None:
     rows = ask.w.ask(ask.kit.params(layer))
     got = sum(layers.size(row) for row in rows if row[4])
     ask.see(f"trainable at {d_in}→{d_out}, r={r}", got, r * (d_in + d_out))
+    fixed = layers.learns(ask, layer.base.weight, layer.base.bias)
+    ask.see("sum(W), sum(b) require grad", fixed, [False, False])
 
 
 def lora_param_count_adds_no_parameter_but_A_and_B(ask: Asking) -> None:

@@ -48,6 +48,7 @@ def lora_merge_keeps_base_a_frozen_leaf(ask: Asking) -> None:
     got = (weight[5], weight[4], leaf, weight[2], weight[3])
     want = (True, False, True, "torch.float32", "cpu")
     ask.see("(Parameter, requires_grad, is_leaf, dtype, device)", got, want)
+    ask.see("sum(W) requires grad", layers.learns(ask, layer.it.base.weight), [False])
     names = ["base.bias", "base.weight", "lora_A", "lora_B"]
     ask.see("parameters", sorted(rows), names, 1)
 

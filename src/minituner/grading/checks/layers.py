@@ -83,6 +83,12 @@ def factors(ask: Asking, layer: Expr) -> tuple[Tensor, Tensor]:
     return pair[0], pair[1]
 
 
+def learns(ask: Asking, *params: Expr) -> list[Any]:
+    """Whether each is learnt, by what torch says of a sum over it: not by a word of its own."""
+    found: list[Any] = ask.w.ask([ask.torch.sum(param).requires_grad for param in params])
+    return found
+
+
 def size(row: list[Any]) -> int:
     """Entries of the parameter that a row of kit.params describes."""
     return math.prod(row[1])
