@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ import pytest
 import unprivileged
 
 from minituner.grading import host
-from minituner.grading.box import kernel
+from minituner.grading.box import kernel, protocol
 from minituner.grading.expr import name
 from minituner.grading.host import GIVEN, Box
 from minituner.grading.peer import Broken, Lost
@@ -56,6 +57,22 @@ def outcome(layers: tuple[str, ...], probe: str) -> str:
         peer.close()
     assert isinstance(found, str)
     return found
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_silent_wire_is_left_at_its_deadline(blocks: bool) -> None:
+    """Also one that blocks, as that on which a keeper gives its word: the judge never hangs."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(blocks)
+        theirs.sendall(b"half")
+        end = threading.Timer(5.0, theirs.shutdown, [socket.SHUT_RDWR])  # were it to hang
+        end.start()
+        try:
+            with pytest.raises(protocol.TooSlow):
+                protocol.receive(ours.fileno(), time.monotonic() + 0.1)
+        finally:
+            end.cancel()
 
 
 @cache

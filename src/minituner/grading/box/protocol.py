@@ -164,13 +164,14 @@ class Reader:
 
     def _exactly(self, count: int, deadline: float | None) -> bytes:
         while len(self.held) < count:
-            if not self.take():
+            if deadline is not None:  # a wire that blocks would never come back to look at it
                 _await(self.wire, select.POLLIN, deadline)
+            self.take()
         wanted = bytes(self.held[:count])
         del self.held[:count]
         return wanted
 
-    def take(self) -> bool:
+    def take(self) -> None:
         """Read what has come; a wire that blocks waits for something.
 
         Raises:
@@ -179,13 +180,12 @@ class Reader:
         try:
             part = os.read(self.wire, 1 << 16)
         except BlockingIOError:
-            return False
+            return
         except OSError:
             raise Closed from None
         if not part:
             raise Closed
         self.held += part
-        return True
 
 
 def receive(wire: int, deadline: float | None = None) -> tuple[dict[str, Any], list[Tensor]]:
