@@ -85,12 +85,12 @@ def _say_once() -> practice.Progress:
     return show
 
 
-@app.command(epilog="Example: minituner hint A5 2")
+@app.command(epilog="Example: minituner hint A5")
 def hint(
     task_id: Annotated[str, typer.Argument(help="A task of the lab, for example A5.")],
     stage: Annotated[
         int | None,
-        typer.Argument(help="1 a question, 2 a pointer, 3 nearly the solution. [the next one]"),
+        typer.Argument(help="1 a question, 2 a pointer, 3 nearly the solution; else the next."),
     ] = None,
     lab_id: LabId = "00",
     lang: Lang = "",

@@ -18,21 +18,24 @@ STATE = ROOT / ".minituner" / "state.json"
 
 def hints_shown(lab: str, task: str) -> int:
     """The furthest stage shown of a task's hints; 0 for none."""
-    shown = _state().get("hints")
-    stage = shown.get(f"{lab}/{task}") if isinstance(shown, dict) else None
+    stage = _hints(_state()).get(f"{lab}/{task}")
     return stage if type(stage) is int and stage > 0 else 0
 
 
 def note_hint(lab: str, task: str, stage: int) -> None:
     """Remember that a stage was shown; a lower one again changes nothing."""
-    state, key = _state(), f"{lab}/{task}"
-    hints = state.get("hints")
-    hints = hints if isinstance(hints, dict) else {}
-    furthest = max(stage, hints_shown(lab, task))
+    if stage <= hints_shown(lab, task):
+        return
+    state = _state()
     with suppress(OSError):
         STATE.parent.mkdir(exist_ok=True)
         with whole(STATE) as file:
-            file.write(to_bytes(state | {"hints": hints | {key: furthest}}))
+            file.write(to_bytes(state | {"hints": _hints(state) | {f"{lab}/{task}": stage}}))
+
+
+def _hints(state: dict[str, Any]) -> dict[str, Any]:
+    hints = state.get("hints")
+    return hints if isinstance(hints, dict) else {}
 
 
 def _state() -> dict[str, Any]:

@@ -57,7 +57,7 @@ def questions() -> list[Asked]:
         [[None, call(name(f"{SUBMISSION}.lora_state_dict"), ["v", 2])]],
         [[None, call(["get", ["v", 0], "merge_"])]],
     ]
-    return [({"steps": step}, [x]) for step in steps]
+    return [({"seed": None, "steps": step}, [x]) for step in steps]
 
 
 def talk(wire: socket.socket, text: str, seen: set[str], secret: str, seconds: float) -> None:

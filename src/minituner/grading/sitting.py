@@ -156,7 +156,7 @@ def _together(
     rest = [name for name in order if name not in fresh]
     if room.far is None:
         return stream([Lane[Result](room.worker(), fresh + rest)], one)
-    share = (len(rest) - BESIDE) // 2
+    share = max(0, len(rest) - BESIDE) // 2
     first = Lane[Result](room.worker(), fresh + rest[share:])
     return stream([first, Lane[Result](room.far, rest[:share], after=fresh)], one)
 

@@ -1,7 +1,7 @@
 """The process that holds a submission: it evaluates what the judge asks, and answers in frames.
 
-A request is a seed for torch, or null, and a list of steps [keep, code]; code is JSON: a scalar is
-itself, and
+A request is a seed for torch, or null, and a list of steps [keep, code]; code is JSON, where
+a scalar is itself ·
 ["t", i] the i-th tensor sent · ["v", n] a kept value · ["name", "torch.nn.Linear"] ·
 ["get", code, name] · ["item", code, code] · ["call", code, [code …], {name: code}, if any] ·
 ["list", [code …]] · ["tuple", [code …]] · ["dict", [[code, code] …]] · ["try", code], which
