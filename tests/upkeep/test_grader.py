@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -258,3 +260,35 @@ def test_a_folder_in_either_layout(tmp_path: Path) -> None:
     assert practice.find(LAB, str(deep)).star == deep / LAB.file
     with pytest.raises(practice.NoSuchFile, match=r"expected a lora\.py or a folder with one"):
         practice.find(LAB, str(tmp_path))
+
+
+def test_the_rehearsal_runs_and_leaves_nothing() -> None:
+    """The fork server met every test once (all red), and keeps no file a child must read anew."""
+    told = (
+        "import json, sys; before = list(sys.meta_path);"
+        "from minituner.grading import rehearse;"
+        "kept = [n for n in sys.modules if n.split('.')[-1] in"
+        " ('lora', 'conftest', 'test_minituner')];"
+        "print(json.dumps([rehearse.ENDED, kept, sys.meta_path == before]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert json.loads(done.stdout) == [{"00": int(pytest.ExitCode.TESTS_FAILED)}, [], True]
+
+
+def test_a_child_does_not_import_the_program_that_started_it(tmp_path: Path) -> None:
+    """Or each run would pay for the whole command line again; and it must not run twice."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        f"with open({str(tmp_path / 'starts')!r}, 'a') as log: log.write('x')\n"
+        "from minituner.grading.contract import run_contract\n"
+        "from minituner.grading.registry import ROOT, lab\n"
+        "if __name__ == '__main__':\n"
+        "    run = run_contract(lab('00'), ROOT / 'solutions/lora.py', seed=1)\n"
+        "    assert len(run.tests) == 81, run\n",
+        encoding="utf-8",
+    )
+    subprocess.run([sys.executable, str(program)], cwd=ROOT, check=True)
+    assert (tmp_path / "starts").read_text(encoding="utf-8") == "x"

@@ -21,8 +21,10 @@ import pytest
 
 from minituner.words import say
 
-# Logging and long tracebacks cost a third of the time and nobody reads them here.
-PLUGINS = ("-ppytest_randomly", "-pno:cacheprovider", "-pno:logging", "--tb=native")
+# Logging, long tracebacks and rewritten asserts cost half of the time, and nobody reads them here:
+# each assert of a contract says by itself what was measured.
+SPARING = ("-pno:cacheprovider", "-pno:logging", "--tb=native", "--assert=plain")
+PLUGINS = ("-ppytest_randomly", *SPARING)
 IMPORT_SLACK = 3
 
 
@@ -130,6 +132,11 @@ def hush(root: Path) -> None:
     for standard in (0, 1, 2):
         os.dup2(quiet, standard)
     importlib.import_module("minituner.grading.preload")  # where no fork server has done it
+    settle(root)
+
+
+def settle(root: Path) -> None:
+    """pytest at home in the repository, with no options or plugins but ours."""
     os.chdir(root)
     os.environ.pop("PYTEST_ADDOPTS", None)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # only our plugins: other machines, same run
