@@ -26,6 +26,7 @@ class Result:
     outcome: Outcome  # of a single test: passed, failed, todo or error
     message: str = ""
     where: str = ""
+    sign: str = ""  # of a check: which claim broke and what was measured, the same in any language
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from minituner.grading.checks.asking import Asking, Wrong
-from minituner.grading.claims import claims
+from minituner.grading.asked import Check, Done, own, put, why
+from minituner.grading.checks.asking import Asking
 from minituner.grading.host import CPU_SECONDS, Box
-from minituner.grading.peer import Broken, Lost, Peer, Raised
-from minituner.grading.registry import ROOT, Lab
+from minituner.grading.peer import Lost, Peer, Raised
+from minituner.grading.registry import Lab
 from minituner.grading.report import Result
 from minituner.grading.stream import Lane, stream
 from minituner.grading.talk import Exchange
-from minituner.words import failure, say
+from minituner.words import say
 
 NEXT_CPU_SECONDS = 2  # a worker's after the first loss: many loops must not take many times as long
 BESIDE = 8  # checks that the first worker has done when the second begins
-Check = Callable[[Asking], None]
-Done = Result | Lost
 
 
 @dataclass
@@ -128,7 +126,7 @@ def _sat(
     try:
         room.pair()
     except (Raised, Lost) as error:
-        return Sitting(unrunnable=_why(error))
+        return Sitting(unrunnable=why(error))
     found, marks = _together(room, checks, order, one), _Marks(room, one)
     for name in order:
         if name in found:
@@ -203,34 +201,5 @@ def _one(
     exchange: Exchange | None = None,
 ) -> Done:
     """One check; Lost where its worker is."""
-    own = random.Random(f"{seed}:{name}").randrange(2**31)
-    try:
-        checks[name](Asking(worker or room.worker(), room.module, own, room.another, exchange))
-    except Wrong as wrong:
-        causes = claims(ROOT / lab.contract)[name]
-        cause, read = causes[min(wrong.nth, len(causes) - 1)]
-        return Result("failed", failure(wrong.measured, wrong.expected, cause, read))
-    except Raised as error:
-        return _raised(lab, error)
-    except Lost as lost:
-        return lost
-    except Broken:
-        raise
-    except Exception as error:
-        # The canary passed this check: what came back here is no layer's answer.
-        kind = type(error).__name__
-        return Result("failed", say("the reply was not what was asked for ({kind})", kind=kind))
-    return Result("passed")
-
-
-def _raised(lab: Lab, error: Raised) -> Result:
-    if "NotImplementedError" in error.kinds:
-        return Result("todo", lab.todo(error.said), error.where)
-    return Result("failed", _why(error), error.where)
-
-
-def _why(error: Raised | Lost) -> str:
-    if isinstance(error, Lost):
-        return str(error)
-    kind = error.kinds[0] if error.kinds else "?"
-    return "\n".join(filter(None, (error.where, f"{kind}: {error.said}")))
+    asking = Asking(worker or room.worker(), room.module, own(seed, name), room.another, exchange)
+    return put(lab, name, checks[name], asking)

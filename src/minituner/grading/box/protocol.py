@@ -105,6 +105,17 @@ def unpack(head: bytes, body: bytes) -> tuple[dict[str, Any], list[Tensor]]:
     return header, tensors
 
 
+def opened(frame: bytes) -> tuple[dict[str, Any], list[Tensor]]:
+    """What is in a whole frame, as pack() makes it.
+
+    Raises:
+        Malformed.
+    """
+    head, _ = LENGTHS.unpack_from(frame)
+    body = LENGTHS.size + head
+    return unpack(frame[LENGTHS.size : body], frame[body:])
+
+
 def _declared(row: object) -> tuple[torch.dtype, list[int]]:
     if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], list)):
         raise Malformed("a tensor without dtype and shape")

@@ -52,18 +52,22 @@ class Worker:
                 header, tensors = self.reader.receive()
             except protocol.Closed:
                 return
-            answer: dict[str, Any] = {}
-            carried: list[Tensor] = []
-            try:
-                if "load" in header:
-                    self.load(*header["load"])
-                else:
-                    if header["seed"] is not None:
-                        kit.seed(header["seed"])
-                    answer = {"value": self._coded(self._steps(header["steps"], tensors), carried)}
-            except BaseException as error:
-                answer, carried = {"raised": self._told(error)}, []
-            protocol.send(self.wire, self._packed(answer, carried))
+            protocol.send(self.wire, self.answered(header, tensors))
+
+    def answered(self, header: dict[str, Any], tensors: list[Tensor]) -> bytes:
+        """The frame that answers a request."""
+        answer: dict[str, Any] = {}
+        carried: list[Tensor] = []
+        try:
+            if "load" in header:
+                self.load(*header["load"])
+            else:
+                if header["seed"] is not None:
+                    kit.seed(header["seed"])
+                answer = {"value": self._coded(self._steps(header["steps"], tensors), carried)}
+        except BaseException as error:
+            answer, carried = {"raised": self._told(error)}, []
+        return self._packed(answer, carried)
 
     def load(self, name: str, file: str, source: str) -> None:
         """Run a submission's source as the module `name`."""

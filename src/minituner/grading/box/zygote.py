@@ -67,9 +67,7 @@ def practise() -> None:
     made = ["call", ["name", "kit.net"], [["list", ["a.b", "c"]], pairs]]
     for _ in range(PRACTICE):
         frame = protocol.pack({"seed": 1, "steps": [[1, made]]}, [one])
-        head, _ = protocol.LENGTHS.unpack(frame[: protocol.LENGTHS.size])
-        start = protocol.LENGTHS.size
-        header, tensors = protocol.unpack(frame[start : start + head], frame[start + head :])
+        header, tensors = protocol.opened(frame)
         worker._steps(header["steps"], tensors)
         net = worker.kept[1]
         kit.seed(header["seed"])

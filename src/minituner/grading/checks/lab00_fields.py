@@ -227,8 +227,13 @@ def lora_init_identity_dropout_acts_on_the_branch_input(ask: Asking) -> None:
     )
     seen = branch / full
     kept, dropped = (seen - 1 / (1 - p)).abs() < 1e-9, seen.abs() < 1e-9
-    odd = int((~(kept | dropped)).sum())
-    ask.hold(odd == 0, f"{odd} / {seen.numel()} entries are neither 0 nor x / (1 - p)", "0")
+    plain = (seen - 1).abs() < 1e-9
+    counts = [int(of.sum()) for of in (dropped, kept, plain, ~(dropped | kept | plain))]
+    ask.hold(
+        not any(counts[2:]),
+        "A sees 0: {}, x / (1 - p): {}, x: {}, other: {}".format(*counts),
+        "x: 0, other: 0",
+    )
     share = dropped.double().mean().item()
     mixed = bool((dropped.any(0) & kept.any(0)).any() and (dropped.any(1) & kept.any(1)).any())
     ask.hold(

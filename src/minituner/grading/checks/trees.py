@@ -28,11 +28,11 @@ class Tree:
 
 def tree(ask: Asking) -> Tree:
     """Targets among decoys, names drawn anew: parts of names, other kinds, 'lora' in a name."""
-    words = set[str]()
+    words: dict[str, None] = {}  # a set that keeps its order: the seed alone decides
     while len(words) < 7:
         letters = [c for c in string.ascii_lowercase if c not in "aeiou"]
-        words.add("".join(ask.rng.choices(letters, k=5)))
-    q, f, outer, inner, deep, deeper, block = sorted(words, key=lambda w: ask.rng.random())
+        words["".join(ask.rng.choices(letters, k=5))] = None
+    q, f, outer, inner, deep, deeper, block = words
     kinds: dict[str, str] = {
         q: "linear",
         "x" + q: "linear",

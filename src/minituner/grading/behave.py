@@ -1,0 +1,82 @@
+"""How a file behaves under the exam's checks at one fixed seed: what diagnosis compares.
+
+The child's side of a practice run, like relay.py: it runs beside the learner's code, in one process
+with it, and what it tells can be forged. In the exam the same checks go to a worker behind walls.
+Leaves out: the comparing (diagnose.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from minituner.grading import relay
+from minituner.grading.asked import own, put
+from minituner.grading.box import protocol
+from minituner.grading.box.worker import Worker
+from minituner.grading.checks.asking import Asking
+from minituner.grading.peer import Frame, Lost, Peer, Raised
+from minituner.grading.registry import Lab, lab
+
+SEED = 28  # of every diagnosis: the planted bugs were measured with it
+GIVEN = ("minituner.minigpt",)
+Signs = dict[str, str]  # check -> what it showed; "" where it passed; unwritten ones are not in it
+
+
+class Here(Peer):
+    """A worker in this very process, spoken to in the same frames."""
+
+    def __init__(self, module: str, file: str, source: str) -> None:
+        super().__init__(-1, -1, cpu_seconds=0)
+        self.worker = Worker(-1, {name: import_module(name) for name in GIVEN})
+        self.answers: deque[Frame] = deque()
+        self.load(module, file, source)
+
+    def send(self, header: dict[str, Any], tensors: list[Tensor]) -> None:
+        asked = protocol.opened(protocol.pack(header, tensors))
+        self.answers.append(protocol.opened(self.worker.answered(*asked)))
+
+    def receive(self, seconds: float | None = None) -> Frame:
+        return self.answers.popleft()
+
+    def end(self) -> str:
+        return ""
+
+
+def signs(lab: Lab, source: str) -> Signs:
+    """What every check of the lab shows; empty where the file cannot be run."""
+    module = f"minituner.{Path(lab.star).stem}"
+    checks = import_module(f"minituner.grading.checks.lab{lab.id}").CHECKS
+    try:
+        here = Here(module, lab.star, source)
+        found = {
+            name: put(
+                lab,
+                name,
+                check,
+                Asking(here, module, own(SEED, name), lambda: Here(module, lab.star, source)),
+            )
+            for name, check in checks.items()
+        }
+    except (Raised, Lost):
+        return {}
+    return seen({name: result for name, result in found.items() if not isinstance(result, Lost)})
+
+
+def seen(results: Mapping[str, Any]) -> Signs:
+    """The signs of what was judged."""
+    return {name: result.sign for name, result in results.items() if result.outcome != "todo"}
+
+
+def main(wire: Connection, root: str, lab_id: str, source: str) -> None:
+    """Entry point of the child process."""
+    relay.hush(Path(root))
+    wire.send_bytes(json.dumps(signs(lab(lab_id), source)).encode("ascii"))
+    wire.close()

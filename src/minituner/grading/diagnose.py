@@ -1,0 +1,211 @@
+"""Which planted bug a file behaves like: the misconception by name, not only the symptom.
+
+Every planted bug (tests/mutants) was measured once with the exam's checks at a fixed seed: which of
+them it fails, and what each showed. A file is compared with all of them, and with several at once.
+Where one fits it is named; where two fit alike, both are; where none fits well, nothing is said.
+Leaves out: measuring (behave.py in practice, sitting.py in the exam) and any point: this is advice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from functools import cache
+from math import isclose
+
+from minituner.grading.behave import Signs
+from minituner.grading.registry import ROOT, Both, Lab
+from minituner.grading.report import TaskResult
+from minituner.words import page, say
+
+SAME, BY_LUCK, OTHER_NUMBERS, OTHER_CLAIM = 1.0, 0.85, 0.25, 0.1
+PARTLY = (0.1, 0.75)  # other words: at least, and more by the share of them that agrees
+MET = 0.5  # two bugs in one check: it may show neither as it is alone
+MISSED = 1.5  # a failure that no bug explains, or a bug whose failure is not there
+EACH = 0.9  # what one more bug has to explain away
+TIE = 0.05  # two explanations this near are both told
+FITS = 0.6  # how alike a bug must be on average to be named
+MOST = 3  # bugs at once
+BEAM = 24  # explanations that are carried on
+WHOLE = 0.65  # and all of them together, over everything that fails
+CLOSE = 0.02  # relative: two numbers are the same
+LUCKY = 0.25  # the same where they depend on the luck of the draw
+CHANCE = "~"  # before a number that depends on the luck of the draw
+NUMBER = re.compile(rf"(?<![\w.]){CHANCE}?(?:[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|nan))(?!\w)")
+SAID = re.compile(r"""-> (['"]).*\1""", re.DOTALL)  # a message in the learner's own words
+
+
+@dataclass(frozen=True, eq=False)
+class Bug:
+    """A planted bug: its sentence, the task it belongs to, and what it shows."""
+
+    name: str
+    pitfall: Both
+    task: str
+    signs: Mapping[str, str]  # only the checks it fails
+
+
+@cache
+def bugs(star: str) -> tuple[Bug, ...]:
+    """Every planted bug of lora.py, say; none where the repository has been stripped of them."""
+    planted = (ROOT / "tests" / "mutants" / star).with_suffix(".toml")
+    measured = planted.with_suffix(".signs.json")
+    if not (planted.is_file() and measured.is_file()):
+        return ()
+    signs = json.loads(measured.read_text(encoding="utf-8"))["signs"]
+    rows = tomllib.loads(planted.read_text(encoding="utf-8"))["mutant"]
+    known = [row for row in rows if row["name"] in signs]
+    return tuple(
+        Bug(row["name"], Both(**row["pitfall"]), row["killed_by"], signs[row["name"]])
+        for row in known
+    )
+
+
+def alike(shown: str, planted: str) -> float:
+    """How alike two signs of one check are, from 0 to 1."""
+    claim, _, text = shown.partition(": ")
+    wanted, _, other = planted.partition(": ")
+    if claim != wanted:
+        return OTHER_CLAIM
+    text, other = SAID.sub("-> said", text), SAID.sub("-> said", other)
+    if text == other:
+        return SAME
+    words, numbers = apart(text)
+    other_words, other_numbers = apart(other)
+    if words != other_words:
+        least, more = PARTLY
+        return least + more * _agreeing(text, other)
+    if all(_close(one, two) for one, two in zip(numbers, other_numbers, strict=True)):
+        return BY_LUCK if CHANCE in other else SAME
+    return OTHER_NUMBERS
+
+
+def apart(text: str) -> tuple[str, list[str]]:
+    """The text with its numbers taken out, and the numbers."""
+    return NUMBER.sub("#", text), NUMBER.findall(text)
+
+
+def _agreeing(one: str, two: str) -> float:
+    """The share of the measured value's words that agree, in order."""
+    first, second = (text.rpartition(" = ")[2].split() for text in (one, two))
+    if len(first) == len(second):
+        return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+    return SequenceMatcher(None, first, second, autojunk=False).ratio()
+
+
+def _close(one: str, two: str) -> bool:
+    nearness = LUCKY if two.startswith(CHANCE) else CLOSE
+    two = two.removeprefix(CHANCE)
+    return one == two or isclose(float(one), float(two), rel_tol=nearness, abs_tol=1e-12)
+
+
+class _Case:
+    """One file against the bugs."""
+
+    def __init__(self, seen: Signs, known: Iterable[Bug]) -> None:
+        self.seen = seen
+        self.red = [name for name, sign in seen.items() if sign]
+        self.fit = {
+            bug: {
+                name: alike(seen[name], sign) if seen[name] else 0.0
+                for name, sign in bug.signs.items()
+                if name in seen
+            }
+            for bug in known
+        }
+        self.fit = {bug: fit for bug, fit in self.fit.items() if any(fit.values())}
+
+    def cost(self, together: Sequence[Bug]) -> float:
+        """What these bugs leave unexplained, and what they predict that is not there."""
+        cost = EACH * len(together)
+        for name, sign in self.seen.items():
+            fits = [self.fit[bug][name] for bug in together if name in self.fit[bug]]
+            if sign and fits:
+                # Where two meet, the check may show neither as it is alone.
+                cost += 1 - self.best(fits)
+            elif sign or fits:
+                cost += MISSED
+        return cost
+
+    def best(self, fits: Sequence[float]) -> float:
+        """What a check shows of the bugs that should fail it."""
+        return max(fits) if len(fits) == 1 else max(*fits, MET)
+
+    def whole(self, together: Sequence[Bug]) -> float:
+        """How well all that fails is explained, on average."""
+        of = {
+            name: [self.fit[b][name] for b in together if name in self.fit[b]] for name in self.red
+        }
+        return sum(self.best(fits) if fits else 0.0 for fits in of.values()) / len(of)
+
+    def quality(self, bug: Bug) -> float:
+        """How alike a bug is on average, over the checks it should fail."""
+        fit = self.fit[bug]
+        return sum(fit.values()) / len(fit)
+
+    def explanations(self) -> list[tuple[float, tuple[Bug, ...]]]:
+        """(cost, bugs), the best first."""
+        best = [(MISSED * len(self.red), ())]
+        reached: dict[frozenset[str], tuple[float, tuple[Bug, ...]]] = {}
+        beam: list[tuple[float, tuple[Bug, ...]]] = list(best)
+        for _ in range(MOST):
+            grown = {}
+            for _, together in beam:
+                for bug in self.fit:
+                    names = frozenset(b.name for b in (*together, bug))
+                    if bug not in together and names not in reached and names not in grown:
+                        grown[names] = (self.cost((*together, bug)), (*together, bug))
+            reached |= grown
+            beam = sorted(grown.values(), key=lambda pair: pair[0])[:BEAM]
+        return sorted([*best, *reached.values()], key=lambda pair: pair[0])
+
+
+def name(seen: Signs, known: Iterable[Bug]) -> list[tuple[Bug, ...]]:
+    """The bugs a file has; each with the other that fits as well, where there is one."""
+    case = _Case(seen, known)
+    if not case.red:
+        return []
+    cost, best = case.explanations()[0]
+    if case.whole(best) < WHOLE:
+        return []
+    named = []
+    for bug in best:
+        others = [
+            other
+            for other in case.fit
+            if other not in best
+            and case.cost([other if b is bug else b for b in best]) <= cost + TIE
+        ]
+        if case.quality(bug) >= FITS and len(others) <= 1:
+            named.append((bug, *others))
+    return named
+
+
+def told(lab: Lab, tasks: Sequence[TaskResult], seen: Signs) -> tuple[TaskResult, ...]:
+    """The tasks, each failed one with the misconception that explains it, where one is known."""
+    said: dict[str, list[str]] = {}
+    for group in name(seen, bugs(lab.star)):
+        place = _place(lab, tasks, group[0])
+        if place:
+            said.setdefault(place, []).append(_sentence(lab, group))
+    return tuple(
+        replace(task, misconception="; ".join(said[task.id])) if task.id in said else task
+        for task in tasks
+    )
+
+
+def _place(lab: Lab, tasks: Sequence[TaskResult], bug: Bug) -> str:
+    """The failed task a bug belongs to, or the first that it makes fail."""
+    mine = {lab.task_of()[check] for check in bug.signs}
+    failed = [task.id for task in tasks if task.outcome == "failed" and task.id in mine]
+    return bug.task if bug.task in failed else next(iter(failed), "")
+
+
+def _sentence(lab: Lab, group: Sequence[Bug]) -> str:
+    sentences = say(" or ").join(str(bug.pitfall) for bug in group)
+    pitfall = lab.task(group[0].task).pitfall
+    return f"{sentences} ({page(lab.page)} {pitfall})"

@@ -1,0 +1,89 @@
+"""Measures every planted bug for diagnosis and writes tests/mutants/lora.signs.json: `make signs`.
+
+Each bug is measured twice, with the same questions and other luck for whatever it draws itself: a
+number that changes is marked "~", so that it is compared loosely.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from harness import LAB, REFERENCE, Mutant, mutants
+from torch import Tensor
+
+from minituner.grading import behave, diagnose
+from minituner.grading.registry import ROOT
+
+TABLE = ROOT / "tests/mutants/lora.signs.json"
+LONGEST = 240  # characters of one sign
+SOURCES = (
+    REFERENCE,
+    ROOT / "tests/mutants/lora.toml",
+    *(ROOT / "src/minituner/grading/checks").glob("*.py"),
+)
+
+
+class OtherLuck(behave.Here):
+    """The same questions, with other numbers for whatever the file draws itself."""
+
+    def send(self, header: dict[str, Any], tensors: list[Tensor]) -> None:
+        if header.get("seed") is not None:
+            header = header | {"seed": header["seed"] ^ 1}
+        super().send(header, tensors)
+
+
+def measured(source: str) -> Mapping[str, str]:
+    """What a source shows where it fails, its lucky numbers blanked."""
+    with contextlib.redirect_stdout(io.StringIO()):  # one of the bugs prints
+        one = behave.signs(LAB, source)
+        usual, behave.Here = behave.Here, OtherLuck  # type: ignore[misc]  # for this one call
+        try:
+            two = behave.signs(LAB, source)
+        finally:
+            behave.Here = usual  # type: ignore[misc]
+    return {
+        check: steady(sign, two.get(check, ""))[:LONGEST] for check, sign in one.items() if sign
+    }
+
+
+def steady(one: str, two: str) -> str:
+    """The first sign, with a "~" before each number that the second has otherwise."""
+    if one == two:
+        return one
+    words, numbers = diagnose.apart(one)
+    other_words, others = diagnose.apart(two)
+    if words != other_words:
+        return one
+    kept = [a if a == b else diagnose.CHANCE + a for a, b in zip(numbers, others, strict=True)]
+    parts = words.split("#")
+    return "".join(part + number for part, number in zip(parts, [*kept, ""], strict=True))
+
+
+def digest() -> str:
+    """Of everything the table depends on, torch included."""
+    whole = hashlib.sha256(torch.__version__.split("+")[0].encode())
+    for path in sorted(SOURCES):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def table(chosen: Sequence[Mutant]) -> dict[str, Mapping[str, str]]:
+    return {mutant.name: measured(mutant.source()) for mutant in chosen}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = {"made_by": "make signs", "digest": digest(), "signs": table(mutants())}
+    TABLE.write_text(json.dumps(rows, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{TABLE.name}: {len(mutants())} planted bugs\n")
+
+
+if __name__ == "__main__":
+    main()
