@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab test bench thousand gradescope lint readme tables stamp clean
+.PHONY: lab test bench thousand gradescope lint readme tables signs diagnosis stamp clean
 .DEFAULT_GOAL := lab
 
 lab: $(VENV)/.core
@@ -46,6 +46,12 @@ tables: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/harness.py mutants
 	$(BIN)/python tests/upkeep/harness.py variants
 	MINITUNER_SEEDS=50 $(BIN)/python -m pytest tests/upkeep/test_exam.py -k green -q -p no:benchmark
+# What diagnosis compares with, after a change of the reference, a mutant or an exam check; and how
+# often it names the right bug.
+signs: $(VENV)/.dev
+	$(BIN)/python tests/upkeep/signs.py
+diagnosis: $(VENV)/.dev
+	$(BIN)/python tests/upkeep/diagnosing.py
 stamp: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/parity.py --stamp
 

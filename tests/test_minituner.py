@@ -516,8 +516,8 @@ def test_lora_init_identity_A_is_kaiming_uniform(device: str) -> None:
     values = layer.lora_A.detach().cpu().double().flatten() * d_in**0.5  # in units of the bound
     largest, std, mean = values.abs().max().item(), values.std().item(), values.mean().item()
     assert 0.98 < largest <= 1.000001, explain(
-        measured=f"max|A| = {largest:.3f} / √in",
-        expected="1 / √in",
+        measured=f"(max|A|, std) = ({largest:.2f}, {std:.2f}) / √in",
+        expected="(1.00, 0.58) / √in",
         cause="another bound: a=√5 is missing, or fan_in is taken from the wrong axis",
         read=UPDATE,
     )

@@ -143,6 +143,9 @@ def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:
         if todo.where:
             detail.append(f"{todo.where}\n")
         detail.append(todo.message.strip("\n") + "\n")
+        if todo.misconception:
+            said = say("this looks like: {what}", what=todo.misconception)
+            detail.append(f"{said}\n", "bold")
         if todo.test:
             detail.append(f"{todo.test}\n", "dim")
     if f"{say('read')}:" not in todo.message:  # a failed assertion says where to read by itself

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,7 @@ class Count:
     told: int = 0  # bugs told in all, an either-or as one
     wrong: int = 0  # told, and none of the file's
 
-    def add(self, row: Mapping[str, Any], groups: Iterable[Iterable[str]]) -> None:
-        groups = [list(group) for group in groups]
+    def add(self, row: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> None:
         mine = set(row["bugs"])
         self.files += 1
         self.bugs += len(mine)
@@ -76,11 +75,12 @@ def main(tune: bool) -> None:
     print(f"{'':22} files  bugs  named  first  told  wrong")
     for what, c in sorted(counts.items()):
         print(f"{what:22} {c.files:5} {c.bugs:5} {c.named:6} {c.first:6} {c.told:5} {c.wrong:6}")
-    bugs, first = (sum(getattr(c, f) for c in counts.values()) for f in ("bugs", "first"))
-    told, bad = (sum(getattr(c, f) for c in counts.values()) for f in ("told", "wrong"))
-    print(
-        f"top-1 accuracy {first}/{bugs} = {first / bugs:.0%}, wrong names {bad}/{told} = {bad / max(told, 1):.0%}"
+    bugs, first, told, bad = (
+        sum(getattr(c, field) for c in counts.values())
+        for field in ("bugs", "first", "told", "wrong")
     )
+    print(f"top-1 accuracy {first}/{bugs} = {first / bugs:.0%}")
+    print(f"wrong names {bad}/{told} = {bad / max(told, 1):.0%}")
 
 
 if __name__ == "__main__":

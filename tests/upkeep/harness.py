@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from minituner.grading import relay
-from minituner.grading.contract import ContractRun, context, run_contract
+from minituner.grading.child import start
+from minituner.grading.contract import ContractRun, run_contract
 from minituner.grading.registry import ROOT, Both, lab
 
 LAB = lab("00")
@@ -61,12 +62,7 @@ def run_all(jobs: Sequence[tuple[Path, int]]) -> list[ContractRun]:
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
     """The red tests by seed; one child runs them all, since a right answer needs no fresh one."""
-    ours, theirs = context().Pipe(duplex=False)
-    child = context().Process(  # type: ignore[attr-defined]  # every concrete context has one
-        target=_child_of_many_seeds, args=(theirs, path, seeds), daemon=True
-    )
-    child.start()
-    theirs.close()
+    ours, child = start(_child_of_many_seeds, path, seeds)
     found: dict[int, dict[str, str]] = json.loads(ours.recv_bytes(), object_hook=_int_keys)
     child.join()
     return found

@@ -23,11 +23,8 @@ from minituner.grading.registry import ROOT
 
 TABLE = ROOT / "tests/mutants/lora.signs.json"
 LONGEST = 240  # characters of one sign
-SOURCES = (
-    REFERENCE,
-    ROOT / "tests/mutants/lora.toml",
-    *(ROOT / "src/minituner/grading/checks").glob("*.py"),
-)
+CHECKS = ROOT / "src/minituner/grading/checks"
+SOURCES = (REFERENCE, ROOT / "tests/mutants/lora.toml", *CHECKS.glob("*.py"))
 
 
 class OtherLuck(behave.Here):

@@ -20,7 +20,7 @@ Done = Result | Lost
 
 
 def own(seed: int, name: str) -> int:
-    """A check's own seed in a run with this one: what it draws does not depend on its neighbours."""
+    """A check's own seed in a run with this one, whatever stands beside it."""
     return random.Random(f"{seed}:{name}").randrange(2**31)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,12 +21,11 @@ from minituner.grading.asked import own, put
 from minituner.grading.box import protocol
 from minituner.grading.box.worker import Worker
 from minituner.grading.checks.asking import Asking
+from minituner.grading.diagnose import SEED, Signs, seen
 from minituner.grading.peer import Frame, Lost, Peer, Raised
 from minituner.grading.registry import Lab, lab
 
-SEED = 28  # of every diagnosis: the planted bugs were measured with it
 GIVEN = ("minituner.minigpt",)
-Signs = dict[str, str]  # check -> what it showed; "" where it passed; unwritten ones are not in it
 
 
 class Here(Peer):
@@ -68,11 +66,6 @@ def signs(lab: Lab, source: str) -> Signs:
     except (Raised, Lost):
         return {}
     return seen({name: result for name, result in found.items() if not isinstance(result, Lost)})
-
-
-def seen(results: Mapping[str, Any]) -> Signs:
-    """The signs of what was judged."""
-    return {name: result.sign for name, result in results.items() if result.outcome != "todo"}
 
 
 def main(wire: Connection, root: str, lab_id: str, source: str) -> None:

@@ -7,32 +7,23 @@ Leaves out: isolation. The child is the learner's own machine (practice); the ex
 
 from __future__ import annotations
 
-import contextlib
 import json
-import multiprocessing
-import os
-import signal
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from minituner.grading import relay
+from minituner.grading.child import end, start
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Result
 from minituner.words import say
 
 START_SECONDS = 120.0  # importing torch on a cold disk
 TEST_SECONDS = 10.0  # an honest test takes milliseconds
-STARTING = threading.Lock()  # children are started one at a time
 PATIENCE = 2  # how many tests may end or hang the process before the rest is left unrun
 
 
@@ -48,27 +39,6 @@ class ContractRun:
 
 
 OnResult = Callable[[ContractRun], None]
-
-
-@cache
-def context() -> BaseContext:
-    """How children start: a preloaded fork server on Linux, a fresh interpreter elsewhere."""
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["minituner.grading.preload", "minituner.grading.rehearse"])
-    return forkserver
-
-
-@contextlib.contextmanager
-def _nobodys_program() -> Iterator[None]:
-    """A child started in here does not import the program that started it: a tenth of a second."""
-    with STARTING:
-        ours, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = ours
 
 
 def run_contract(
@@ -139,13 +109,7 @@ def _one_child(
     test_seconds: float,
 ) -> bool:
     """Start one child and listen to it; True when a test ended or hung it before the end."""
-    ours, theirs = context().Pipe(duplex=False)
-    child = context().Process(  # type: ignore[attr-defined]  # every concrete context has one
-        target=relay.main, args=(theirs, str(ROOT), str(star), args, test_seconds), daemon=True
-    )
-    with _nobodys_program():
-        child.start()
-    theirs.close()
+    ours, child = start(relay.main, str(ROOT), str(star), args, test_seconds)
     state = _State(wanted)
     try:
         for event in _events(ours, state, test_seconds):
@@ -160,7 +124,7 @@ def _one_child(
             _blame(run, state, _why(state.last, child, test_seconds))
         return True
     finally:
-        _end(child)
+        end(child)
         ours.close()
 
 
@@ -263,12 +227,3 @@ def _blame(run: ContractRun, state: _State, why: str) -> None:
         run.tests[_name(state.running)] = failed
     else:
         run.elsewhere[state.running.rpartition("::")[2]] = failed
-
-
-def _end(child: BaseProcess) -> None:
-    """Kill the child and whatever it started, and wait for it."""
-    if child.pid is not None and hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-    child.kill()
-    child.join()

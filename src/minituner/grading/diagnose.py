@@ -17,25 +17,30 @@ from difflib import SequenceMatcher
 from functools import cache
 from math import isclose
 
-from minituner.grading.behave import Signs
+from minituner.grading.claims import claims
 from minituner.grading.registry import ROOT, Both, Lab
-from minituner.grading.report import TaskResult
+from minituner.grading.report import Result, TaskResult
 from minituner.words import page, say
 
-SAME, BY_LUCK, OTHER_NUMBERS, OTHER_CLAIM = 1.0, 0.85, 0.25, 0.1
+SEED = 28  # of every diagnosis: the planted bugs were measured with it
+Signs = dict[str, str]  # check -> what it showed; "" where it passed; unwritten ones are not in it
+
+SAME, OTHER_NUMBERS, OTHER_CLAIM = 1.0, 0.25, 0.1
+LUCK, MORE_LUCK, BAD_LUCK = 0.85, 0.75, 0.6  # some numbers drawn, all of them, and far apart
 PARTLY = (0.1, 0.75)  # other words: at least, and more by the share of them that agrees
 MET = 0.5  # two bugs in one check: it may show neither as it is alone
 MISSED = 1.5  # a failure that no bug explains, or a bug whose failure is not there
 EACH = 0.9  # what one more bug has to explain away
 TIE = 0.05  # two explanations this near are both told
-FITS = 0.6  # how alike a bug must be on average to be named
+FITS = (0.86, 0.7, 0.55)  # how alike on average a bug must be to be named, by how much it fails
 MOST = 3  # bugs at once
 BEAM = 24  # explanations that are carried on
-WHOLE = 0.65  # and all of them together, over everything that fails
+WHOLE = 0.6  # and all of them together, over everything that fails
 CLOSE = 0.02  # relative: two numbers are the same
 LUCKY = 0.25  # the same where they depend on the luck of the draw
 CHANCE = "~"  # before a number that depends on the luck of the draw
 NUMBER = re.compile(rf"(?<![\w.]){CHANCE}?(?:[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|nan))(?!\w)")
+WORD = re.compile(r"[^\s,:;()\[\]'\"]+")
 SAID = re.compile(r"""-> (['"]).*\1""", re.DOTALL)  # a message in the learner's own words
 
 
@@ -47,6 +52,11 @@ class Bug:
     pitfall: Both
     task: str
     signs: Mapping[str, str]  # only the checks it fails
+
+
+def seen(results: Mapping[str, Result]) -> Signs:
+    """The signs of what was judged."""
+    return {name: result.sign for name, result in results.items() if result.outcome != "todo"}
 
 
 @cache
@@ -72,16 +82,22 @@ def alike(shown: str, planted: str) -> float:
     if claim != wanted:
         return OTHER_CLAIM
     text, other = SAID.sub("-> said", text), SAID.sub("-> said", other)
-    if text == other:
+    if text == other.replace(CHANCE, ""):
         return SAME
     words, numbers = apart(text)
     other_words, other_numbers = apart(other)
     if words != other_words:
-        least, more = PARTLY
-        return least + more * _agreeing(text, other)
-    if all(_close(one, two) for one, two in zip(numbers, other_numbers, strict=True)):
-        return BY_LUCK if CHANCE in other else SAME
-    return OTHER_NUMBERS
+        agreeing: float = _agreeing(text, other)
+        return PARTLY[0] + PARTLY[1] * agreeing
+    pairs = list(zip(numbers, other_numbers, strict=True))
+    fixed = [pair for pair in pairs if not pair[1].startswith(CHANCE)]
+    if not all(_close(one, two, CLOSE) for one, two in fixed):
+        return OTHER_NUMBERS
+    if len(fixed) == len(pairs):
+        return SAME
+    if all(_close(one, two.removeprefix(CHANCE), LUCKY) for one, two in pairs):
+        return LUCK if fixed else MORE_LUCK
+    return BAD_LUCK
 
 
 def apart(text: str) -> tuple[str, list[str]]:
@@ -91,15 +107,13 @@ def apart(text: str) -> tuple[str, list[str]]:
 
 def _agreeing(one: str, two: str) -> float:
     """The share of the measured value's words that agree, in order."""
-    first, second = (text.rpartition(" = ")[2].split() for text in (one, two))
-    if len(first) == len(second):
-        return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+    first, second = (WORD.findall(text.rpartition(" = ")[2]) for text in (one, two))
+    if first and len(first) == len(second):
+        return float(sum(a == b for a, b in zip(first, second, strict=True))) / len(first)
     return SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
-def _close(one: str, two: str) -> bool:
-    nearness = LUCKY if two.startswith(CHANCE) else CLOSE
-    two = two.removeprefix(CHANCE)
+def _close(one: str, two: str, nearness: float) -> bool:
     return one == two or isclose(float(one), float(two), rel_tol=nearness, abs_tol=1e-12)
 
 
@@ -147,6 +161,10 @@ class _Case:
         fit = self.fit[bug]
         return sum(fit.values()) / len(fit)
 
+    def fits(self, bug: Bug) -> bool:
+        """Whether a bug may be named: the fewer checks speak for it, the clearer each must be."""
+        return self.quality(bug) >= FITS[min(len(self.fit[bug]), len(FITS)) - 1]
+
     def explanations(self) -> list[tuple[float, tuple[Bug, ...]]]:
         """(cost, bugs), the best first."""
         best = [(MISSED * len(self.red), ())]
@@ -180,7 +198,7 @@ def name(seen: Signs, known: Iterable[Bug]) -> list[tuple[Bug, ...]]:
             if other not in best
             and case.cost([other if b is bug else b for b in best]) <= cost + TIE
         ]
-        if case.quality(bug) >= FITS and len(others) <= 1:
+        if case.fits(bug) and len(others) <= 1:
             named.append((bug, *others))
     return named
 
@@ -206,6 +224,10 @@ def _place(lab: Lab, tasks: Sequence[TaskResult], bug: Bug) -> str:
 
 
 def _sentence(lab: Lab, group: Sequence[Bug]) -> str:
+    """The pitfall in words, and where to read: the lab page, and theory where a claim cites it."""
     sentences = say(" or ").join(str(bug.pitfall) for bug in group)
-    pitfall = lab.task(group[0].task).pitfall
-    return f"{sentences} ({page(lab.page)} {pitfall})"
+    where = [f"{page(lab.page)} {lab.task(group[0].task).pitfall}"]
+    said = claims(ROOT / lab.contract)
+    cited = [read for check in group[0].signs for _, read in said[check]]
+    where += [page(read) for read in cited if read.startswith("theory/")][:1]
+    return f"{sentences} ({', '.join(where)})"

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
+from minituner.grading.asked import Check
 from minituner.grading.clerk import Clerk
+from minituner.grading.diagnose import SEED, Signs, seen, told
 from minituner.grading.host import GIVEN, Box, at_least
 from minituner.grading.intake import Gathered, Refusal, gather
 from minituner.grading.notes import absent, judged, read
@@ -27,7 +29,7 @@ from minituner.grading.peer import Broken, Lost, Peer, Raised, clean
 from minituner.grading.practice import versions
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult, Report, Result, code_is_green, judge
-from minituner.grading.sitting import Check, Room, sit
+from minituner.grading.sitting import Room, sit
 from minituner.words import say
 
 BOM = "\ufeff"
@@ -138,7 +140,7 @@ class Examiner:
         verdict.reach()
         return Report.of(
             self.lab,
-            judge(self.lab, verdict.tests, verdict.gates),
+            told(self.lab, judge(self.lab, verdict.tests, verdict.gates), verdict.signs),
             verdict.gates,
             file=gathered.label,
             isolation=self.box.level,
@@ -156,6 +158,7 @@ class _Verdict:
         self.lab, self.box, self.paper = examiner.lab, examiner.box, examiner.paper
         self.gates: dict[str, GateResult] = {}
         self.tests: dict[str, Result] = {}
+        self.signs: Signs = {}
 
     def reach(self) -> None:
         star = self.gathered.star
@@ -176,6 +179,21 @@ class _Verdict:
         elif code_is_green(self.lab, judge(self.lab, self.tests, self.gates)):
             self.gates["notes"] = self._notes(star)
             self.gates["types"] = self.examiner.clerk.types(self.lab, star)
+        else:
+            self.signs = self._signs(star)
+
+    def _signs(self, star: str) -> Signs:
+        """What the checks show at the seed of every diagnosis; nothing where one was lost."""
+        failed = [test for test in self.tests.values() if test.outcome == "failed"]
+        if not failed or not all(test.sign for test in failed):
+            return {}
+        written = [name for name, test in self.tests.items() if test.outcome != "todo"]
+        checks = {name: self.paper.checks[name] for name in written}
+        try:
+            tests = sit(self.box, self.lab, checks, star, SEED).tests
+        except Broken:  # advice is not worth an error
+            return {}
+        return seen(tests)
 
     def _notes(self, star: str) -> GateResult:
         """The notes against a fresh measurement, from a worker of its own."""

@@ -6,6 +6,7 @@ Leaves out: how it looks (card.py) and the authoritative exam.
 
 from __future__ import annotations
 
+import json
 import platform
 import random
 import time
@@ -15,8 +16,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from minituner.grading import child, diagnose, tools
 from minituner.grading import gates as source_gates
-from minituner.grading import tools
 from minituner.grading.contract import ContractRun, run_contract
 from minituner.grading.notes import check_notes
 from minituner.grading.registry import ROOT, Lab
@@ -24,6 +25,7 @@ from minituner.grading.report import GateResult, Report, TaskResult, code_is_gre
 from minituner.words import say
 
 TOOLS = ("torch", "numpy", "pytest", "pytest-randomly", "mypy", "ruff")
+BEHAVE_SECONDS = 30.0  # an honest file takes 0.2, and a start from nothing 5
 Progress = Callable[[tuple[TaskResult, ...], str], None]  # what is known, what goes on now
 
 
@@ -77,7 +79,7 @@ def grade(
     started = time.monotonic()
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     gates: dict[str, GateResult] = {}
-    run = ContractRun()
+    run, signs = ContractRun(), diagnose.Signs()
 
     def known(finished: bool = False) -> tuple[TaskResult, ...]:
         return judge(lab, run.tests, gates, finished=finished)
@@ -101,6 +103,9 @@ def grade(
         if run.broken:
             gates["contract"] = GateResult("contract", "error", (run.broken,))
         gates["ruff"] = tools.advise(submission.star)
+        if worth_diagnosing(run):
+            progress(known(), say("comparing with known misconceptions"))
+            signs = behaviour(lab, source.text)
         if code_is_green(lab, known()):
             progress(known(), say("measuring for the notes"))
             gates["notes"] = check_notes(lab, submission.star, submission.notes)
@@ -108,7 +113,7 @@ def grade(
             gates["types"] = tools.check_types(submission.star, source.text)
     return Report.of(
         lab,
-        known(finished=True),
+        diagnose.told(lab, known(finished=True), signs),
         gates,
         file=_shown(submission.star),
         isolation="none",
@@ -117,6 +122,29 @@ def grade(
         started=started,
         extra={name: result.outcome for name, result in run.elsewhere.items()},
     )
+
+
+def worth_diagnosing(run: ContractRun) -> bool:
+    """Something failed by an answer; what cannot run, ends or hangs says enough by itself."""
+    failed = any(result.outcome == "failed" for result in run.tests.values())
+    return failed and not (run.unrunnable or run.broken or run.culprit)
+
+
+def behaviour(lab: Lab, text: str) -> diagnose.Signs:
+    """What the file shows at the seed of every diagnosis; nothing where that takes too long."""
+    from minituner.grading import behave  # the child's side: the exam, which imports us, is not it
+
+    wire, process = child.start(behave.main, str(ROOT), lab.id, text)
+    try:
+        if not wire.poll(BEHAVE_SECONDS):
+            return {}
+        found: diagnose.Signs = json.loads(wire.recv_bytes(1 << 20))
+        return found
+    except (EOFError, OSError, ValueError):
+        return {}
+    finally:
+        child.end(process)
+        wire.close()
 
 
 def _shown(path: Path) -> str:

@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import _pytest.assertion.rewrite
 import torch
 
+import minituner.grading.behave
+import minituner.grading.checks.lab00
 import minituner.minigpt
 import minituner.words
 

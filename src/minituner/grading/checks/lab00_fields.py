@@ -173,7 +173,8 @@ def lora_init_identity_A_is_kaiming_uniform(ask: Asking) -> None:
     ask.hold(A.numel() > 1000, f"A has {A.numel()} entries", f"{r * d_in}")
     values = A.double().flatten() * d_in**0.5  # in units of the bound
     largest, std, mean = values.abs().max().item(), values.std().item(), values.mean().item()
-    ask.hold(0.98 < largest <= 1.000001, f"max|A| = {largest:.3f} / √in", "1 / √in")
+    told = f"(max|A|, std) = ({largest:.2f}, {std:.2f}) / √in"
+    ask.hold(0.98 < largest <= 1.000001, told, "(1.00, 0.58) / √in")
     # Six standard errors of 6400 draws or more: a correct A never misses these.
     ask.hold(
         abs(std - 3**-0.5) < 0.025 and abs(mean) < 0.045,
