@@ -5,20 +5,16 @@ Fits 80 columns, reads without colour. Leaves out: judgement; it shows a Report 
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from minituner.grading.registry import Lab
 from minituner.grading.report import Report, TaskResult, advice, code_is_green, elsewhere, word
-from minituner.words import page, say
+from minituner.next_step import next_step
+from minituner.words import say
 
 MARKS = {
     "passed": ("✓", "green"),
@@ -94,7 +90,7 @@ def full(lab: Lab, report: Report) -> RenderableType:
     parts.append(Text.assemble("\n", (total, style), (aside, "dim")))
     parts.extend(_asides(lab, report))
     parts.append(Text(""))
-    parts.append(Group(*_next(lab, report)))
+    parts.append(Group(*next_step(lab, report)))
     return Group(*parts)
 
 
@@ -105,89 +101,6 @@ def _asides(lab: Lab, report: Report) -> Iterable[Text]:
     if code_is_green(lab, report.tasks):
         for said in advice(report):
             yield Text(said, "dim")
-
-
-def _next(lab: Lab, report: Report) -> Iterable[RenderableType]:
-    broken = [line for gate in report.gates if gate.outcome == "error" for line in gate.findings]
-    if broken:
-        yield Text(
-            say("This is our fault, not yours: the grader could not finish."), "bold magenta"
-        )
-        yield Padding(Text(broken[0]), (0, 0, 0, 2), expand=False)
-        yield Text(say("Run `minituner doctor`; your file was not judged."))
-        return
-    unfit = [line for g in report.gates if "*" in g.costs for line in g.findings]
-    if unfit:
-        yield Text.assemble((say("next"), "bold"), f"  {say('make the file run at all')}")
-        yield Padding(Text("\n".join(unfit)), (0, 0, 0, 2), expand=False)
-        yield Text(say("What a file may do: {page}", page=page(lab.blueprint)))
-        return
-    todo = first_to_do(report.tasks)
-    if todo is None:
-        yield Text(say("All green. What you wrote is LoRA."), "bold green")
-        yield Text(say("Compare it with the solution: {path}", path=page(_solution(lab))))
-        return
-    task = lab.task(todo.id)
-    yield Text.assemble((say("next"), "bold"), f"  {todo.id} · {task.title}")
-    detail = Text()
-    raising = next(
-        (t for t in report.tasks if t.message.startswith(f"{todo.id}:") and t.where), None
-    )
-    if todo.outcome == "todo" and raising is not None:
-        where = raising.where.split()[0]
-        said = say(
-            "{where} raises it: write the code there, or delete a raise left over", where=where
-        )
-        detail.append(f"{said}\n")
-    if todo.outcome != "todo":
-        if todo.where:
-            detail.append(f"{todo.where}\n")
-        detail.append(todo.message.strip("\n") + "\n")
-        if todo.misconception:
-            said = say("this looks like: {what}", what=todo.misconception)
-            detail.append(f"{said}\n", "bold")
-        if todo.test:
-            detail.append(f"{todo.test}\n", "dim")
-    if f"{say('read')}:" not in todo.message:  # a failed assertion says where to read by itself
-        where = f"{page(lab.page)} {todo.id}, {task.pitfall}"
-        detail.append(f"{say('read')}: {where}")
-    detail.rstrip()
-    yield Padding(detail, (0, 0, 0, 2), expand=False)
-    if report.isolation != "none":
-        return  # the instructor's machine; the next command is the learner's
-    again = command("minituner", "grade")
-    if task.kind == "types":
-        again = command("mypy", f"--strict {report.file}")
-    elif task.kind == "notes":
-        again = command("python", f"{lab.experiment} --write")
-    elif todo.test:
-        impl = "" if report.file == lab.file else f" --impl={report.file}"
-        again = command("pytest", f"-k {todo.test}{impl}")
-    yield Text.assemble((say("then"), "bold"), f"  {again}")
-
-
-def command(tool: str, words: str) -> str:
-    """What to type: the bare tool where the shell finds ours, else its path."""
-    ours = Path(sys.executable).parent / tool
-    if shutil.which(tool) == str(ours):
-        return f"{tool} {words}"
-    return f"{os.path.relpath(ours)} {words}"
-
-
-def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
-    """The first task to work on: a step that the stub's message names comes before its task."""
-    open_tasks = [task for task in tasks if task.outcome in ("failed", "todo", "error")]
-    if not open_tasks:
-        return next((task for task in tasks if task.outcome != "passed"), None)
-    first = open_tasks[0]
-    named = first.message.partition(":")[0]
-    if first.outcome == "todo":
-        return next((task for task in tasks if task.id == named), first)
-    return first
-
-
-def _solution(lab: Lab) -> str:
-    return f"solutions/{lab.id}-{lab.slug}-ref.md"
 
 
 def console() -> Console:

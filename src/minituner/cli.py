@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -69,6 +70,8 @@ def grade(
     else:
         report = practice.grade(which, submission, seed=seed, junit=junit, progress=_say_once())
         console.print(card.full(which, report))
+    if impl == "student":
+        memory.note_run(report)
     raise typer.Exit(report.exit_code)
 
 
@@ -83,6 +86,31 @@ def _say_once() -> practice.Progress:
             typer.echo(f"… {doing} ({points}/{sum(t.max_points for t in tasks)})", err=True)
 
     return show
+
+
+@app.command(epilog="Example: minituner watch --lang es")
+def watch(
+    lab_id: LabId = "00",
+    impl: Impl = "student",
+    lang: Lang = "",
+    poll: Annotated[
+        bool | None, typer.Option("--poll/--no-poll", help="Look for saves; else by itself.")
+    ] = None,
+) -> None:
+    """Grade at every save: the verdict in under a second, and what to do next."""
+    speak(lang)
+    try:
+        which = lab(lab_id)
+        submission = practice.find(which, impl)
+    except (RegistryError, practice.NoSuchFile) as error:
+        broken(str(error))
+    from minituner.watch import Watch  # only this command needs what it loads
+
+    console = Console(highlight=False)
+    watching = Watch(which, submission, console, poll)
+    watching.run()
+    if watching.state.report is not None and console.is_terminal:
+        console.print(card.full(which, watching.state.report))
 
 
 @app.command(epilog="Example: minituner hint A5")

@@ -1,14 +1,16 @@
-"""How often diagnosis names the right bug, on wrong solutions it was not made with.
+"""How often diagnosis names the right bug, on wrong solutions by other hands.
 
-    python tests/upkeep/diagnosing.py [tune]
+    python tests/upkeep/diagnosing.py [names]
 
-A bug counts as named when it is among the one or two told for it; a name that is none of the file's
-bugs is wrong. Files whose bug is not among the planted ones have nothing to be named. With "tune":
-only the ten that were looked at while the classifier was made, with the names.
+A bug counts as named when it is among the one or two told for it, as first when it is told alone or
+first; a name that is none of the file's bugs is wrong. Files whose bug is not among the planted
+ones have nothing to be named. With "names": each file, its bugs, and what was told.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -62,16 +64,21 @@ def kind(row: Mapping[str, Any]) -> str:
     return ("a bug the list lacks", "one bug", "two bugs")[len(row["bugs"])]
 
 
-def main(tune: bool) -> None:
-    torch.set_num_threads(1)
+def counted(names: bool = False) -> dict[str, Count]:
+    """Every file, by kind."""
     counts: dict[str, Count] = {}
     for row in wrong():
-        if row.get("tune", False) != tune:
-            continue
-        groups = named(row["file"])
+        with contextlib.redirect_stdout(io.StringIO()):  # one of them prints
+            groups = named(row["file"])
         counts.setdefault(kind(row), Count()).add(row, groups)
-        if tune:
+        if names:
             print(row["file"], row["bugs"], "->", groups)
+    return counts
+
+
+def main(names: bool) -> None:
+    torch.set_num_threads(1)
+    counts = counted(names)
     print(f"{'':22} files  bugs  named  first  told  wrong")
     for what, c in sorted(counts.items()):
         print(f"{what:22} {c.files:5} {c.bugs:5} {c.named:6} {c.first:6} {c.told:5} {c.wrong:6}")
@@ -84,4 +91,4 @@ def main(tune: bool) -> None:
 
 
 if __name__ == "__main__":
-    main("tune" in sys.argv[1:])
+    main("names" in sys.argv[1:])

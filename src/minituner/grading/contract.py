@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,6 +40,16 @@ class ContractRun:
 
 
 OnResult = Callable[[ContractRun], None]
+OnChild = Callable[[Callable[[], None]], None]  # hears how to end a child that has started
+
+
+@dataclass(frozen=True)
+class _Ears:
+    """Who hears of a run, and how long one of its tests may take."""
+
+    on_result: OnResult
+    on_child: OnChild
+    test_seconds: float
 
 
 def run_contract(
@@ -49,6 +60,7 @@ def run_contract(
     junit: Path | None = None,
     on_result: OnResult = lambda run: None,
     test_seconds: float = TEST_SECONDS,
+    on_child: OnChild = lambda end: None,
 ) -> ContractRun:
     """Run every test of the lab's contract against the file `star`.
 
@@ -57,11 +69,13 @@ def run_contract(
         junit: where pytest writes its own JUnit XML.
         on_result: called after each result with what is known so far.
         test_seconds: wall time after which one test is ended; it then earns nothing.
+        on_child: hears how to end each child that starts; what it raises ends the run.
     """
     run = ContractRun()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         # A folder of its own: pytest's shared one is tidied by every other run on the machine.
-        _run_in_children(run, lab, star, seed, junit, on_result, test_seconds, Path(folder))
+        ears = _Ears(on_result, on_child, test_seconds)
+        _run_in_children(run, lab, star, seed, junit, ears, Path(folder))
     on_result(run)
     return run
 
@@ -72,8 +86,7 @@ def _run_in_children(
     star: Path,
     seed: int,
     junit: Path | None,
-    on_result: OnResult,
-    test_seconds: float,
+    ears: _Ears,
     folder: Path,
 ) -> None:
     """The contract in one child; where a test ends it, the tests that are left in another."""
@@ -84,7 +97,7 @@ def _run_in_children(
         args.append(f"--basetemp={folder / str(attempt)}")
         if junit is not None and attempt == 0:
             args.append(f"--junitxml={junit}")
-        ended_early = _one_child(run, star, args, wanted, on_result, test_seconds)
+        ended_early = _one_child(run, star, args, wanted, ears)
         if not ended_early or run.broken or run.unrunnable or not _left(wanted, run):
             break
     else:
@@ -105,23 +118,23 @@ def _one_child(
     star: Path,
     args: list[str],
     wanted: list[str],
-    on_result: OnResult,
-    test_seconds: float,
+    ears: _Ears,
 ) -> bool:
     """Start one child and listen to it; True when a test ended or hung it before the end."""
-    ours, child = start(relay.main, str(ROOT), str(star), args, test_seconds)
+    ours, child = start(relay.main, str(ROOT), str(star), args, ears.test_seconds)
     state = _State(wanted)
     try:
-        for event in _events(ours, state, test_seconds):
+        ears.on_child(partial(end, child))
+        for event in _events(ours, state, ears.test_seconds):
             state.take(run, event)
             if event["event"] == "result":
-                on_result(run)
+                ears.on_result(run)
         if state.last == "done":
             return _cut_short(run, state)
         if not state.ready:
             run.broken = say("the test process did not start")
         else:
-            _blame(run, state, _why(state.last, child, test_seconds))
+            _blame(run, state, _why(state.last, child, ears.test_seconds))
         return True
     finally:
         end(child)

@@ -26,7 +26,7 @@ SEED = 28  # of every diagnosis: the planted bugs were measured with it
 Signs = dict[str, str]  # check -> what it showed; "" where it passed; unwritten ones are not in it
 
 SAME, OTHER_NUMBERS, OTHER_CLAIM = 1.0, 0.25, 0.1
-LUCK, MORE_LUCK, BAD_LUCK = 0.85, 0.75, 0.6  # some numbers drawn, all of them, and far apart
+LUCK, BAD_LUCK = (0.75, 0.2), 0.6  # numbers drawn: near, and more by the share that is not; far
 PARTLY = (0.1, 0.75)  # other words: at least, and more by the share of them that agrees
 MET = 0.5  # two bugs in one check: it may show neither as it is alone
 MISSED = 1.5  # a failure that no bug explains, or a bug whose failure is not there
@@ -37,6 +37,8 @@ MOST = 3  # bugs at once
 BEAM = 24  # explanations that are carried on
 WHOLE = 0.6  # and all of them together, over everything that fails
 CLOSE = 0.02  # relative: two numbers are the same
+NOISE = 1e-4  # below, numbers are rounding: alike within a factor of ROUNDING
+ROUNDING = 4
 LUCKY = 0.25  # the same where they depend on the luck of the draw
 CHANCE = "~"  # before a number that depends on the luck of the draw
 NUMBER = re.compile(rf"(?<![\w.]){CHANCE}?(?:[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|nan))(?!\w)")
@@ -84,6 +86,8 @@ def alike(shown: str, planted: str) -> float:
     text, other = SAID.sub("-> said", text), SAID.sub("-> said", other)
     if text == other.replace(CHANCE, ""):
         return SAME
+    if {ending.rpartition("-> ")[2] for ending in (text, other)} == {"said", "None"}:
+        return OTHER_NUMBERS  # one refuses, the other does not
     words, numbers = apart(text)
     other_words, other_numbers = apart(other)
     if words != other_words:
@@ -96,7 +100,7 @@ def alike(shown: str, planted: str) -> float:
     if len(fixed) == len(pairs):
         return SAME
     if all(_close(one, two.removeprefix(CHANCE), LUCKY) for one, two in pairs):
-        return LUCK if fixed else MORE_LUCK
+        return LUCK[0] + LUCK[1] * len(fixed) / len(pairs)
     return BAD_LUCK
 
 
@@ -114,6 +118,9 @@ def _agreeing(one: str, two: str) -> float:
 
 
 def _close(one: str, two: str, nearness: float) -> bool:
+    first, second = sorted((abs(float(one)), abs(float(two))))
+    if first > 0 and second < NOISE:
+        return second <= first * ROUNDING
     return one == two or isclose(float(one), float(two), rel_tol=nearness, abs_tol=1e-12)
 
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from minituner.grading.contract import OnChild
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult
 from minituner.words import say
@@ -22,7 +26,9 @@ MERGE_FACTOR = 30.0  # merge_diff is rounding noise: its size is stable, its dig
 ROW = re.compile(r"^\| *`?(?P<key>\w+)`? *\|[^|\n]*\|(?P<value>[^|\n]*)\|", re.MULTILINE)
 
 
-def check_notes(lab: Lab, star: Path, notes: Path | None) -> GateResult:
+def check_notes(
+    lab: Lab, star: Path, notes: Path | None, on_child: OnChild = lambda end: None
+) -> GateResult:
     """Compare the notes with a fresh measurement of the same file."""
     if notes is None or not notes.is_file():
         return absent(notes or lab.notes)
@@ -32,13 +38,32 @@ def check_notes(lab: Lab, star: Path, notes: Path | None) -> GateResult:
         return _failed([say("{path}: cannot be read ({why})", path=notes, why=error)])
     command = [sys.executable, str(ROOT / lab.experiment), "--impl", str(star), "--json"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=MEASURE_SECONDS, check=False
-        )
-        measured: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])
+        measured: dict[str, str] = json.loads(_output(command, on_child).strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return _failed([say("{command} gave no values; run it yourself", command=lab.experiment)])
     return judged(written, measured)
+
+
+def _output(command: list[str], on_child: OnChild) -> str:
+    """What the command prints; it does not outlive its time, nor whoever asked."""
+    quiet, own = subprocess.DEVNULL, hasattr(os, "killpg")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=quiet, text=True, start_new_session=own
+    ) as process:
+
+        def end() -> None:
+            with suppress(OSError):
+                if own:
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+
+        try:
+            on_child(end)
+            return process.communicate(timeout=MEASURE_SECONDS)[0]
+        finally:
+            if process.poll() is None:
+                end()
 
 
 def absent(notes: Path | str) -> GateResult:

@@ -12,19 +12,21 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from minituner.grading import child, diagnose, tools
 from minituner.grading import gates as source_gates
-from minituner.grading.contract import ContractRun, run_contract
+from minituner.grading.contract import ContractRun, OnChild, run_contract
 from minituner.grading.notes import check_notes
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult, Report, TaskResult, code_is_green, judge
 from minituner.words import say
 
 TOOLS = ("torch", "numpy", "pytest", "pytest-randomly", "mypy", "ruff")
+Types = Callable[[Path, str], GateResult]
+PROGRESS_SECONDS = 0.1  # between two looks at what is known: judging it takes time, too
 BEHAVE_SECONDS = 30.0  # an honest file takes 0.2, and a start from nothing 5
 Progress = Callable[[tuple[TaskResult, ...], str], None]  # what is known, what goes on now
 
@@ -74,8 +76,15 @@ def grade(
     seed: int | None = None,
     junit: Path | None = None,
     progress: Progress = lambda tasks, doing: None,
+    types: Types = tools.check_types,
+    on_child: OnChild = lambda end: None,
 ) -> Report:
-    """The practice report; `progress` hears of every result as it comes."""
+    """The practice report; `progress` hears of every result as it comes.
+
+    Args:
+        types: the types gate on a file and its text.
+        on_child: hears how to end each child that starts; what it raises ends the grading.
+    """
     started = time.monotonic()
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     gates: dict[str, GateResult] = {}
@@ -92,12 +101,18 @@ def grade(
     if not isinstance(source, str) and gates["source"].outcome == "passed":
         progress(known(), say("running the contract"))
 
-        def heard(so_far: ContractRun) -> None:
-            nonlocal run
-            run = so_far
-            progress(known(), say("running the contract"))
+        every, last = sum(len(task.tests) for task in lab.tasks), 0.0
 
-        run = run_contract(lab, submission.star, seed=seed, junit=junit, on_result=heard)
+        def heard(so_far: ContractRun) -> None:
+            nonlocal run, last
+            run = so_far
+            if len(run.tests) == every or time.monotonic() - last > PROGRESS_SECONDS:
+                last = time.monotonic()
+                progress(known(), say("running the contract"))
+
+        run = run_contract(
+            lab, submission.star, seed=seed, junit=junit, on_result=heard, on_child=on_child
+        )
         if run.unrunnable:
             gates["import"] = GateResult("import", "failed", (run.unrunnable,), ("*",))
         if run.broken:
@@ -105,12 +120,12 @@ def grade(
         gates["ruff"] = tools.advise(submission.star)
         if worth_diagnosing(run):
             progress(known(), say("comparing with known misconceptions"))
-            signs = behaviour(lab, source.text)
+            signs = behaviour(lab, source.text, on_child)
         if code_is_green(lab, known()):
             progress(known(), say("measuring for the notes"))
-            gates["notes"] = check_notes(lab, submission.star, submission.notes)
+            gates["notes"] = check_notes(lab, submission.star, submission.notes, on_child)
             progress(known(), say("checking the types (a first run takes about 20 s)"))
-            gates["types"] = tools.check_types(submission.star, source.text)
+            gates["types"] = types(submission.star, source.text)
     return Report.of(
         lab,
         diagnose.told(lab, known(finished=True), signs),
@@ -130,12 +145,13 @@ def worth_diagnosing(run: ContractRun) -> bool:
     return failed and not (run.unrunnable or run.broken or run.culprit)
 
 
-def behaviour(lab: Lab, text: str) -> diagnose.Signs:
+def behaviour(lab: Lab, text: str, on_child: OnChild = lambda end: None) -> diagnose.Signs:
     """What the file shows at the seed of every diagnosis; nothing where that takes too long."""
     from minituner.grading import behave  # the child's side: the exam, which imports us, is not it
 
     wire, process = child.start(behave.main, str(ROOT), lab.id, text)
     try:
+        on_child(partial(child.end, process))
         if not wire.poll(BEHAVE_SECONDS):
             return {}
         found: diagnose.Signs = json.loads(wire.recv_bytes(1 << 20))

@@ -1,0 +1,117 @@
+"""The one thing to do next, from a report: the task, what went wrong, and the command after it.
+
+Leaves out: the table above it (card.py) and the screen of watch (screen.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from minituner.grading.registry import Lab
+from minituner.grading.report import Report, TaskResult
+from minituner.words import page, say
+
+
+def next_step(lab: Lab, report: Report) -> Iterable[RenderableType]:
+    """What to read and do now, below the table."""
+    if stopped := trouble(lab, report):
+        head, detail, last = stopped
+        yield head
+        yield Padding(detail, (0, 0, 0, 2), expand=False)
+        yield last
+        return
+    todo = first_to_do(report.tasks)
+    if todo is None:
+        yield Text(say("All green. What you wrote is LoRA."), "bold green")
+        yield Text(say("Compare it with the solution: {path}", path=page(_solution(lab))))
+        return
+    yield Text.assemble((say("next"), "bold"), f"  {todo.id} · {lab.task(todo.id).title}")
+    yield Padding(detail_of(lab, report.tasks, todo), (0, 0, 0, 2), expand=False)
+    if report.isolation != "none":
+        return  # the instructor's machine; the next command is the learner's
+    yield Text.assemble((say("then"), "bold"), f"  {_again(lab, report, todo)}")
+
+
+def trouble(lab: Lab, report: Report) -> tuple[Text, Text, Text] | None:
+    """Why there is nothing to work on yet: our fault, or a file that cannot run at all."""
+    broken = [line for gate in report.gates if gate.outcome == "error" for line in gate.findings]
+    if broken:
+        said = say("This is our fault, not yours: the grader could not finish.")
+        cure = say("Run `minituner doctor`; your file was not judged.")
+        return Text(said, "bold magenta"), Text(broken[0]), Text(cure)
+    unfit = [line for g in report.gates if "*" in g.costs for line in g.findings]
+    if unfit:
+        head = Text.assemble((say("next"), "bold"), f"  {say('make the file run at all')}")
+        may = say("What a file may do: {page}", page=page(lab.blueprint))
+        return head, Text("\n".join(unfit)), Text(may)
+    return None
+
+
+def detail_of(lab: Lab, tasks: Sequence[TaskResult], todo: TaskResult) -> Text:
+    """What is known of one open task: the learner's line, what was measured, and where to read."""
+    detail = Text()
+    raising = next((t for t in tasks if t.message.startswith(f"{todo.id}:") and t.where), None)
+    if todo.outcome == "todo" and raising is not None:
+        where = raising.where.split()[0]
+        said = say(
+            "{where} raises it: write the code there, or delete a raise left over", where=where
+        )
+        detail.append(f"{said}\n")
+    if todo.outcome != "todo":
+        if todo.where:
+            detail.append(f"{todo.where}\n")
+        detail.append(todo.message.strip("\n") + "\n")
+        if todo.misconception:
+            said = say("this looks like: {what}", what=todo.misconception)
+            detail.append(f"{said}\n", "bold")
+        if todo.test:
+            detail.append(f"{todo.test}\n", "dim")
+    if f"{say('read')}:" not in todo.message:  # a failed assertion says where to read by itself
+        where = f"{page(lab.page)} {todo.id}, {lab.task(todo.id).pitfall}"
+        detail.append(f"{say('read')}: {where}")
+    detail.rstrip()
+    return detail
+
+
+def _again(lab: Lab, report: Report, todo: TaskResult) -> str:
+    kind = lab.task(todo.id).kind
+    if kind == "types":
+        return command("mypy", f"--strict {report.file}")
+    if kind == "notes":
+        return command("python", f"{lab.experiment} --write")
+    if todo.test:
+        impl = "" if report.file == lab.file else f" --impl={report.file}"
+        return command("pytest", f"-k {todo.test}{impl}")
+    return command("minituner", "grade")
+
+
+def command(tool: str, words: str) -> str:
+    """What to type: the bare tool where the shell finds ours, else its path."""
+    ours = Path(sys.executable).parent / tool
+    if shutil.which(tool) == str(ours):
+        return f"{tool} {words}"
+    return f"{os.path.relpath(ours)} {words}"
+
+
+def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
+    """The first task to work on: a step that the stub's message names comes before its task."""
+    open_tasks = [task for task in tasks if task.outcome in ("failed", "todo", "error")]
+    if not open_tasks:
+        return next((task for task in tasks if task.outcome != "passed"), None)
+    first = open_tasks[0]
+    named = first.message.partition(":")[0]
+    if first.outcome == "todo":
+        return next((task for task in tasks if task.id == named), first)
+    return first
+
+
+def _solution(lab: Lab) -> str:
+    return f"solutions/{lab.id}-{lab.slug}-ref.md"
