@@ -27,9 +27,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict solutions
 	set -e; for folder in experiments/*/; do $(BIN)/mypy --strict $$folder; done
 
-# What the exam costs beside the commands one would type instead; some minutes.
+# What the exam and watch cost beside the commands one would type instead; ten minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/bench.py
+	$(BIN)/python tests/upkeep/bench_watch.py
 
 # A thousand mixed submissions, each verdict known; a quarter of an hour or more.
 thousand: $(VENV)/.dev

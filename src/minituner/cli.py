@@ -1,4 +1,4 @@
-"""The learner's commands: grade, hint, reset, doctor. Words and keys only; grading/ judges.
+"""The learner's commands: grade, watch, hint, reset, doctor. Words and keys only; grading/ judges.
 
 Exit codes: 0 passed, 1 not yet, 2 broken (ours, or a wrong call).
 """
@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from minituner import card, memory
+from minituner import card, cli_progress, memory
 from minituner.grading import doctor as checks
 from minituner.grading import practice, stub
 from minituner.grading.registry import ROOT, RegistryError, lab
 from minituner.grading.report import TaskResult
-from minituner.spoken import LabId, Lang, broken, speak
+from minituner.spoken import LabId, Lang, agreed, broken, speak
 from minituner.words import needs_linux, say
 
 app = typer.Typer(
@@ -183,7 +183,7 @@ def reset(
         typer.echo(say("{file} is as shipped already", file=which.file))
         return
     question = say("Put {file} back as shipped? Your version is kept.", file=which.file)
-    if not yes and not _agreed(question):
+    if not yes and not agreed(question):
         typer.echo(say("nothing was changed"))
         raise typer.Exit(1)
     if path.is_file():
@@ -194,10 +194,8 @@ def reset(
     typer.echo(say("{file} is as shipped again; your notes stay", file=which.file))
 
 
-def _agreed(question: str) -> bool:
-    """Ask; anything but a yes in either language is a no."""
-    answer: str = typer.prompt(f"{question} {say('[y/N]')}", default="", show_default=False)
-    return answer.strip().lower() in ("y", "yes", "s", "si", "sí")
+app.command(epilog="Example: minituner status")(cli_progress.status)
+app.command(epilog="Example: minituner solution A")(cli_progress.solution)
 
 
 @app.command(epilog="Example: minituner doctor")

@@ -102,7 +102,11 @@ def command(tool: str, words: str) -> str:
 
 
 def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
-    """The first task to work on: a step that the stub's message names comes before its task."""
+    """The first task to work on.
+
+    A step that the stub's message names comes before its task; of what failed, the first whose
+    cause is known, since what else failed may follow from it.
+    """
     open_tasks = [task for task in tasks if task.outcome in ("failed", "todo", "error")]
     if not open_tasks:
         return next((task for task in tasks if task.outcome != "passed"), None)
@@ -110,7 +114,7 @@ def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
     named = first.message.partition(":")[0]
     if first.outcome == "todo":
         return next((task for task in tasks if task.id == named), first)
-    return first
+    return next((task for task in open_tasks if task.misconception), first)
 
 
 def _solution(lab: Lab) -> str:

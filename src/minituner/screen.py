@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from minituner.card import MARKS, of_block, table
+from minituner.card import MARKS, label, of_block
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult, Report, TaskResult
 from minituner.next_step import detail_of, first_to_do, trouble
@@ -122,12 +122,12 @@ def _types(gate: GateResult) -> str:
         return say("mypy: no finding")
     count = len(gate.findings)
     first = gate.findings[0] if gate.findings else ""
-    return say("mypy ({count}): {first}", count=count, first=first)
+    return say("mypy finds ({count}): {first}", count=count, first=first)
 
 
 def _body(state: State) -> Iterable[RenderableType]:
     if state.view == "all":
-        yield table(state.lab, state.tasks)
+        yield _every_task(state)
         return
     if state.report is not None and (stopped := trouble(state.lab, state.report)):
         head, detail, last = stopped
@@ -152,6 +152,20 @@ def _body(state: State) -> Iterable[RenderableType]:
         yield Padding(detail_of(state.lab, state.tasks, todo), (0, 0, 0, 2), expand=False)
 
 
+def _every_task(state: State) -> Table:
+    """A line each, so that a lab fits a small terminal."""
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    grid.add_column(justify="right", no_wrap=True)
+    for task in state.tasks:
+        title = str(state.lab.task(task.id).title)
+        points = f"{task.points}/{task.max_points}"
+        grid.add_row(label(task, state.tasks), task.id, title, points)
+    return grid
+
+
 def pitfall(lab: Lab, name: str) -> str:
     """The section "P2 · …" of the lab page, in the reader's language."""
     text = (ROOT / page(lab.page)).read_text(encoding="utf-8")
@@ -170,5 +184,6 @@ def _foot() -> Text:
     )
     line = Text("\n", no_wrap=True)
     for key, does in keys:
-        line.append(f" {key} ", "reverse").append(f" {does}  ")
+        line.append(key, "reverse").append(f" {does}  ")
+    line.rstrip()
     return line

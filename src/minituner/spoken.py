@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from minituner.words import LANGUAGES, VARIABLE, one_of
+from minituner.words import LANGUAGES, VARIABLE, one_of, say
 
 LabId = Annotated[str, typer.Option("--lab", help="Which lab, for example 00.")]
 Lang = Annotated[str, typer.Option("--lang", help="en or es; the default is your locale's.")]
@@ -28,3 +28,9 @@ def broken(message: str) -> NoReturn:
     """One line on stderr, exit 2."""
     typer.echo(message, err=True)
     raise typer.Exit(2)
+
+
+def agreed(question: str) -> bool:
+    """Ask; anything but a yes in either language is a no."""
+    answer: str = typer.prompt(f"{question} {say('[y/N]')}", default="", show_default=False)
+    return answer.strip().lower() in ("y", "yes", "s", "si", "sí")

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 
 from minituner import memory
-from minituner.grading import practice
+from minituner.grading import child, practice
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import TaskResult
 from minituner.grading.round import Failed, Finished, Known, Round, Told, Types, Typist
@@ -71,6 +71,7 @@ class Watch:
                     Live(Screen(self.state), console=self.console, screen=True, auto_refresh=False)
                 )
             typist = stack.enter_context(Typist(self.lab))
+            stack.callback(child.unstock)
             stack.callback(self._end_round)
             stack.enter_context(Saves(files, lambda: self.events.put("saved"), self.poll))
             stack.enter_context(Keys(lambda key: self.events.put(("key", key))))

@@ -136,7 +136,7 @@ def test_no_stray_file_in_the_mirrored_folders() -> None:
     present = {p.name for p in (ROOT / "solutions").iterdir() if not p.name.startswith(("_", "."))}
     assert present == answers | {"README.md", "README.es.md"}
     assert {p.name for p in (ROOT / "tests/mutants").iterdir()} == {
-        lab.star.replace(".py", ".toml") for lab in LABS
+        lab.star.replace(".py", kind) for lab in LABS for kind in (".toml", ".signs.json")
     }
 
 

@@ -34,16 +34,58 @@ def context() -> BaseContext:
     return forkserver
 
 
-def start(target: Callable[..., None], *args: object) -> tuple[Connection, BaseProcess]:
-    """A child that runs target(wire, *args), and our end of the wire."""
-    ours, theirs = context().Pipe(duplex=False)
+Child = tuple[Connection, BaseProcess]  # our end of the wire, and the process
+SPARE: list[Child] = []  # started, and waiting to hear what to do
+
+
+def start(target: Callable[..., None], *args: object) -> Child:
+    """A child that runs target(wire, *args): the spare one, where there is one."""
+    while SPARE:
+        wire, child = SPARE.pop()
+        with contextlib.suppress(OSError):  # it is gone: take another
+            wire.send((target, args))
+            return wire, child
+        _drop(wire, child)
+    wire, child = _started()
+    wire.send((target, args))
+    return wire, child
+
+
+def stock(count: int) -> None:
+    """Have children started before they are needed: it saves a run 25 ms for each."""
+    while len(SPARE) < count:
+        SPARE.append(_started())
+
+
+def unstock() -> None:
+    """End the spare children."""
+    while SPARE:
+        _drop(*SPARE.pop())
+
+
+def _drop(wire: Connection, child: BaseProcess) -> None:
+    end(child)
+    wire.close()
+
+
+def _started() -> Child:
+    ours, theirs = context().Pipe()
     child: BaseProcess = context().Process(  # type: ignore[attr-defined]  # every context has one
-        target=target, args=(theirs, *args), daemon=True
+        target=_wait, args=(theirs,), daemon=True
     )
     with nobodys_program():
         child.start()
     theirs.close()
     return ours, child
+
+
+def _wait(wire: Connection) -> None:
+    """Entry point of every child: hear what to do, and do it."""
+    try:
+        target, args = wire.recv()
+    except EOFError:  # nobody needs it any more
+        return
+    target(wire, *args)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
@@ -61,6 +63,7 @@ def run_contract(
     on_result: OnResult = lambda run: None,
     test_seconds: float = TEST_SECONDS,
     on_child: OnChild = lambda end: None,
+    parts: int = 1,
 ) -> ContractRun:
     """Run every test of the lab's contract against the file `star`.
 
@@ -70,34 +73,74 @@ def run_contract(
         on_result: called after each result with what is known so far.
         test_seconds: wall time after which one test is ended; it then earns nothing.
         on_child: hears how to end each child that starts; what it raises ends the run.
+        parts: children that share the tests, at the same time; junit needs one.
     """
-    run = ContractRun()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    wanted = [name for task in lab.tasks for name in task.tests]
+    runs = [ContractRun() for _ in range(parts)]
+    lock = threading.Lock()
+
+    def heard(part: ContractRun) -> None:
+        with lock:
+            on_result(_merged(runs))
+
+    with (
         # A folder of its own: pytest's shared one is tidied by every other run on the machine.
-        ears = _Ears(on_result, on_child, test_seconds)
-        _run_in_children(run, lab, star, seed, junit, ears, Path(folder))
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        ThreadPoolExecutor(parts) as pool,
+    ):
+        ears = _Ears(heard, on_child, test_seconds)
+        going = []
+        for number, run in enumerate(runs):
+            own = Path(folder) / str(number)
+            share = _Share(lab, star, seed, tuple(wanted[number::parts]), own, parts == 1)
+            going.append(pool.submit(_run_in_children, run, share, junit, ears))
+        for part in going:
+            part.result()
+    run = _merged(runs)
     on_result(run)
     return run
 
 
-def _run_in_children(
-    run: ContractRun,
-    lab: Lab,
-    star: Path,
-    seed: int,
-    junit: Path | None,
-    ears: _Ears,
-    folder: Path,
-) -> None:
-    """The contract in one child; where a test ends it, the tests that are left in another."""
-    wanted = [f"{lab.contract}::{name}[cpu]" for task in lab.tasks for name in task.tests]
+def _merged(runs: Sequence[ContractRun]) -> ContractRun:
+    """All of them as one."""
+    whole = ContractRun()
+    for run in runs:
+        whole.tests |= run.tests
+        whole.elsewhere |= run.elsewhere
+        whole.unrunnable = whole.unrunnable or run.unrunnable
+        whole.broken = whole.broken or run.broken
+        whole.culprit = whole.culprit or run.culprit
+    return whole
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one child, and the one after it where it is ended, has to run."""
+
+    lab: Lab
+    star: Path
+    seed: int
+    tests: tuple[str, ...]
+    folder: Path
+    whole: bool  # the whole contract, which is quicker to ask for
+
+    def select(self, names: Iterable[str]) -> list[str]:
+        """pytest's arguments for these tests, on every device."""
+        return [f"{self.lab.contract}::{name}" for name in names]
+
+
+def _run_in_children(run: ContractRun, share: _Share, junit: Path | None, ears: _Ears) -> None:
+    """A share in one child; where a test ends it, the tests that are left in another."""
+    wanted = [f"{test}[cpu]" for test in share.select(share.tests)]
     for attempt in range(PATIENCE):
-        selected = [lab.contract] if attempt == 0 else _left(wanted, run)
-        args = [*selected, f"--impl={star}", f"--randomly-seed={seed}"]
-        args.append(f"--basetemp={folder / str(attempt)}")
-        if junit is not None and attempt == 0:
+        selected = share.select(share.tests) if attempt == 0 else _left(wanted, run)
+        if share.whole and attempt == 0:
+            selected = [share.lab.contract]
+        args = [*selected, f"--impl={share.star}", f"--randomly-seed={share.seed}"]
+        args.append(f"--basetemp={share.folder}-{attempt}")
+        if junit is not None and share.whole and attempt == 0:
             args.append(f"--junitxml={junit}")
-        ended_early = _one_child(run, star, args, wanted, ears)
+        ended_early = _one_child(run, share.star, args, wanted, ears)
         if not ended_early or run.broken or run.unrunnable or not _left(wanted, run):
             break
     else:

@@ -78,12 +78,14 @@ def grade(
     progress: Progress = lambda tasks, doing: None,
     types: Types = tools.check_types,
     on_child: OnChild = lambda end: None,
+    parts: int = 1,
 ) -> Report:
     """The practice report; `progress` hears of every result as it comes.
 
     Args:
         types: the types gate on a file and its text.
         on_child: hears how to end each child that starts; what it raises ends the grading.
+        parts: children that share the contract's tests, at the same time.
     """
     started = time.monotonic()
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
@@ -111,7 +113,13 @@ def grade(
                 progress(known(), say("running the contract"))
 
         run = run_contract(
-            lab, submission.star, seed=seed, junit=junit, on_result=heard, on_child=on_child
+            lab,
+            submission.star,
+            seed=seed,
+            junit=junit,
+            on_result=heard,
+            on_child=on_child,
+            parts=parts,
         )
         if run.unrunnable:
             gates["import"] = GateResult("import", "failed", (run.unrunnable,), ("*",))

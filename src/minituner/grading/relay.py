@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import sys
 import threading
@@ -133,14 +134,15 @@ def hush(root: Path) -> None:
         os.dup2(quiet, standard)
     importlib.import_module("minituner.grading.preload")  # where no fork server has done it
     settle(root)
-    threading.Thread(target=_no_orphan, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_no_orphan, daemon=True).start()
 
 
-def _no_orphan(parent: int) -> None:
-    """End with whoever started this process, should it be killed."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def _no_orphan() -> None:
+    """End with whoever started this process, should it be killed; the fork server would not."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def settle(root: Path) -> None:

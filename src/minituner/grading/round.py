@@ -7,6 +7,7 @@ it. Leaves out: when a round starts (watch.py) and how it is shown (screen.py).
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from minituner.grading import practice, tools
+from minituner.grading import child, practice, tools
 from minituner.grading.clerk import Clerk, DeskLost
 from minituner.grading.registry import Lab
 from minituner.grading.report import GateResult, Report, TaskResult
@@ -54,6 +55,7 @@ class Failed:
     why: str
 
 
+PARTS = min(2, os.cpu_count() or 1)  # children for a contract: more would wait for each other
 Told = Known | Types | Finished | Failed
 Tell = Callable[[Told], None]
 
@@ -108,7 +110,7 @@ class Round:
         self.typist, self.tell = typist, tell
         self.lock = threading.Lock()
         self.over = False
-        self.end_child: Callable[[], None] | None = None
+        self.ends: list[Callable[[], None]] = []
         self.types: Future[GateResult] | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -121,14 +123,14 @@ class Round:
             self.over = True
             if self.types is not None:
                 self.types.cancel()
-            if self.end_child is not None:
-                self.end_child()
+            for end in self.ends:
+                end()
 
     def _on_child(self, end: Callable[[], None]) -> None:
         with self.lock:
             if self.over:
                 raise Superseded
-            self.end_child = end
+            self.ends.append(end)
 
     def _run(self) -> None:
         try:
@@ -144,6 +146,7 @@ class Round:
                 progress=lambda tasks, doing: self.tell(Known(self.number, tasks, doing)),
                 types=self._types,
                 on_child=self._on_child,
+                parts=PARTS,
             )
         except (Superseded, CancelledError):
             return
@@ -151,6 +154,7 @@ class Round:
             self.tell(Failed(self.number, repr(error)))
         else:
             self.tell(Finished(self.number, report))
+            child.stock(PARTS)  # for the next save
 
     def _types(self, star: Path, text: str) -> GateResult:
         return tools.check_types(star, text) if self.types is None else self.types.result()

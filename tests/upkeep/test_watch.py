@@ -1,0 +1,290 @@
+"""watch in a real terminal: a learner's first hour, what goes wrong, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import LAB, REFERENCE, mutants
+from rich.console import Console
+from terminal import Terminal, none_running, running
+
+from minituner import saves
+from minituner.grading.registry import ROOT
+from minituner.grading.report import GateResult, Report, TaskResult
+from minituner.screen import Screen, State, pitfall
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pty")
+BLOCKS = {"B": ("B1", "B2", "B3"), "C": ("C1", "C2"), "D": ("D1",)}
+SOURCE = REFERENCE.read_text(encoding="utf-8")
+BUGS = {mutant.name: mutant for mutant in mutants()}
+
+
+def unwritten(text: str, *blocks: str) -> str:
+    """The source with the tasks of these blocks as the stub has them."""
+    for task in (task for block in blocks for task in BLOCKS[block]):
+        begin = text.index(f"# BEGIN SOLUTION {task}\n")
+        end = text.index("# END SOLUTION", begin)
+        todo = f'raise NotImplementedError("{task}: later")'
+        indent = " " * (begin - text.rindex("\n", 0, begin) - 1)
+        text = f"{text[:begin]}{todo}\n{indent}{text[end:]}"
+    return text
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The repository as it is now, without what git ignores: a clone with a learner's file."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if name.startswith("tests/upkeep/") or not (ROOT / name).is_file():
+            continue
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """In the environment of everything a test starts: after it, none of that may run."""
+    name = f"watched-{uuid.uuid4().hex}"
+    yield name
+    assert none_running(name), running(name)
+
+
+def at(clone: Path, mark: str, *, language: str = "en", **more: str) -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    env |= {"PYTHONPATH": str(clone / "src"), "TERM": "xterm-256color", "MARK": mark}
+    return env | {"MINITUNER_LANG": language, "COLUMNS": "", "LINES": ""} | more
+
+
+def watch(clone: Path, mark: str, *options: str, language: str = "en", **more: str) -> Terminal:
+    command = [sys.executable, "-m", "minituner", "watch", *options]
+    return Terminal(command, env=at(clone, mark, language=language, **more), cwd=clone)
+
+
+def test_a_first_hour(clone: Path, mark: str) -> None:
+    """Start, write block A, see B next; three bugs, each named; a hint; all tasks; quit."""
+    star = clone / LAB.file
+    with watch(clone, mark) as terminal:
+        terminal.until("0/100", "A1 · check the arguments", "q", "mypy")
+        star.write_text(unwritten(SOURCE, "B", "C", "D"), encoding="utf-8")
+        terminal.until("A Identity at init ✓ ✓ ✓ ✓ ✓ ✓", "40/40", "B1 · find the linears")
+        for name in ("scale-forgotten", "b-small-random", "bias-not-frozen"):
+            bug = BUGS[name]
+            star.write_text(unwritten(bug.source(), "B", "C", "D"), encoding="utf-8")
+            said = bug.pitfall.en.split(":")[0]
+            terminal.until(f"this looks like: {said}", f"{bug.killed_by} · ")
+        terminal.press("h")
+        terminal.until("hint 1 of 3", str(LAB.task("A6").hints[0])[:30])
+        terminal.press("h")
+        terminal.until("hint 2 of 3")
+        terminal.press("t")
+        terminal.until("P4 · ", without="hint 2")
+        terminal.press("t")
+        terminal.until("this looks like")
+        terminal.press("n")
+        terminal.until("A2 · allocate", "2 of")  # what fails because of it comes after the cause
+        terminal.press("a")
+        terminal.until("D3", "S3", "failed A6")
+        terminal.press("a")
+        star.write_text(SOURCE, encoding="utf-8")
+        terminal.until("D Merge for inference ✓ ✓ ✓", "S3 · record what you measured")
+        terminal.press("q")
+        assert terminal.ended() == 0
+        assert "next" in terminal.text and "S3" in terminal.text  # the card stays behind
+    state = (clone / ".minituner/state.json").read_text(encoding="utf-8")
+    assert '"00/A6": 2' in state and '"score": 96' in state
+
+
+def test_the_same_in_spanish(clone: Path, mark: str) -> None:
+    """Every word of it."""
+    star, bug = clone / LAB.file, BUGS["scale-forgotten"]
+    with watch(clone, mark, language="es") as terminal:
+        terminal.until("A1 · comprueba los argumentos", "siguiente", "salir")
+        star.write_text(unwritten(bug.source(), "B", "C", "D"), encoding="utf-8")
+        shown = terminal.until(f"esto se parece a: {bug.pitfall.es.split(':')[0]}", "medido")
+        for english in ("measured", "expected", "likely", "looks like", "next", "quit", "tests "):
+            assert english not in shown
+        terminal.press("h")
+        terminal.until("pista 1 de 3")
+        terminal.press("q")
+        assert terminal.ended() == 0
+
+
+def test_it_survives_what_one_saves(clone: Path, mark: str) -> None:
+    """A syntax error, an exit, a deleted file, an endless loop; an edit in its middle is enough."""
+    star = clone / LAB.file
+    with watch(clone, mark) as terminal:
+        terminal.until("A1 · ")
+        star.write_text("def broken(:\n", encoding="utf-8")
+        terminal.until("make the file run at all", "lora.py:1")
+        star.write_text(SOURCE.replace("out: Tensor =", "raise SystemExit\n        out: Tensor ="))
+        terminal.until("A4", "SystemExit")
+        star.unlink()
+        terminal.until("make the file run at all", "cannot be read")
+        star.write_text(SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor ="))
+        terminal.until("running the contract")
+        time.sleep(1)
+        started = time.monotonic()
+        star.write_text(SOURCE, encoding="utf-8")
+        terminal.until("S3 · record what you measured")
+        assert time.monotonic() - started < 9, "it waited for the loop to be stopped"
+        terminal.press("q")
+        assert terminal.ended() == 0
+
+
+def test_a_loop_is_named(clone: Path, mark: str) -> None:
+    """Left alone, it is stopped after its time, with the line it hangs in."""
+    star = clone / LAB.file
+    star.write_text(SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor ="))
+    with watch(clone, mark) as terminal:
+        terminal.until("lora.py:", "while True", "endless loop")
+        terminal.press("q")
+        assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_however_it_ends_nothing_stays(clone: Path, mark: str, how: signal.Signals) -> None:
+    """In the middle of an endless loop: the fixture looks for what is left."""
+    star = clone / LAB.file
+    star.write_text(SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor ="))
+    with watch(clone, mark) as terminal:
+        terminal.until("running the contract")
+        time.sleep(2)
+        assert len(running(mark)) > 1
+        os.kill(terminal.process.pid, how)
+        terminal.process.wait(timeout=30)
+        # Killed outright, what is still loading (mypy, torch) ends when it has loaded.
+        assert none_running(mark, 60 if how == signal.SIGKILL else 10), running(mark)
+
+
+def test_without_colour(clone: Path, mark: str) -> None:
+    """NO_COLOR: the same words, and no colour in what is sent."""
+    with watch(clone, mark, NO_COLOR="1") as terminal:
+        terminal.until("0/100", "A1 · check the arguments")
+        terminal.press("q")
+        terminal.ended()
+        colours = re.findall(
+            rb"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|4[0-7]|9[0-7]|38;[0-9;]+)m", terminal.raw
+        )
+        assert colours == []
+
+
+def test_in_a_pipe(clone: Path, mark: str) -> None:
+    """No terminal: a plain page for each round, without a single escape."""
+    star = clone / LAB.file
+    with subprocess.Popen(
+        [sys.executable, "-m", "minituner", "watch"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=at(clone, mark),
+        cwd=clone,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        while "read: lab" not in said:
+            said += process.stdout.readline()
+        star.write_text(SOURCE, encoding="utf-8")
+        while "S3 · record" not in said:
+            said += process.stdout.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    assert "\x1b" not in said
+    assert "A1 · check the arguments" in said
+
+
+def test_where_no_word_of_saves_comes(clone: Path, mark: str) -> None:
+    """--poll says so, and sees a save all the same."""
+    star = clone / LAB.file
+    with watch(clone, mark, "--poll") as terminal:
+        terminal.until("no word of saves here: looking 5 times a second", "A1 · ")
+        star.write_text(SOURCE, encoding="utf-8")
+        terminal.until("S3 · record what you measured")
+        terminal.press("q")
+        assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("mounts", "distant"),
+    [
+        ("/dev/sda / ext4 rw 0 0\n", False),
+        ("/dev/sda / ext4 rw 0 0\nhost:/x /home nfs4 rw 0 0\n", True),
+        ("/dev/sda / ext4 rw 0 0\nC: /home/ada 9p rw 0 0\n", True),
+        ("host:/x / nfs rw 0 0\n/dev/sdb /home/ada xfs rw 0 0\n", False),
+        ("host:/x /home/adam cifs rw 0 0\n/dev/sda / ext4 rw 0 0\n", False),
+        ("", False),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/mounts")
+def test_which_folders_are_looked_at(tmp_path: Path, mounts: str, distant: bool) -> None:
+    """By the file system of the nearest mount above."""
+    listed = tmp_path / "mounts"
+    listed.write_text(mounts, encoding="utf-8")
+    assert saves.must_poll(Path("/home/ada/minituner"), listed) is distant
+    assert not saves.must_poll(Path("/home/ada"), tmp_path / "absent")
+
+
+def crowded(language: str, monkeypatch: pytest.MonkeyPatch) -> State:
+    """A state with more to say than a small screen holds."""
+    monkeypatch.setenv("MINITUNER_LANG", language)
+    tasks = tuple(
+        TaskResult(
+            task.id,
+            "failed",
+            0,
+            task.points,
+            "measured: x\n" * 12,
+            "y " * 200,
+            "test_x",
+            "lora.py:1",
+        )
+        for task in LAB.tasks
+    )
+    types = GateResult("types", "failed", ("lora.py:3: error: " + "long " * 60,))
+    report = Report("00", LAB.file, 0, 100, "none", 1, {}, 0.1, (), tasks)
+    return State(LAB, LAB.file, tasks, report, "doing", types, 0.4, 1.2, notices=["z " * 30])
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("view", ["one", "all", "hint", "theory"])
+@pytest.mark.parametrize("size", [(80, 24), (60, 20), (120, 50)])
+def test_every_screen_fits(
+    monkeypatch: pytest.MonkeyPatch, language: str, view: str, size: tuple[int, int]
+) -> None:
+    """As many lines as the terminal has, none wider; the keys are on the last one."""
+    state = crowded(language, monkeypatch)
+    state.view, state.hint = view, "h " * 900
+    console = Console(width=size[0], height=size[1], force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(Screen(state), end="")
+    lines = capture.get().split("\n")
+    assert len(lines) == size[1]
+    assert max(len(line) for line in lines) <= size[0]
+    assert " q " in lines[-1]  # salir, quit
+
+
+def test_a_pitfall_is_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its section and no more, in the reader's language."""
+    for language, word in (("en", "Cure:"), ("es", "Remedio:")):
+        monkeypatch.setenv("MINITUNER_LANG", language)
+        for task in LAB.tasks:
+            text = pitfall(LAB, task.pitfall)
+            assert text.startswith(f"### {task.pitfall} · ")
+            assert text.count("\n### ") == 0
+        assert word.strip(":") in pitfall(LAB, "P1")
