@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from harness import LAB, REFERENCE
-from test_cli import fresh_clone, minituner
+from readme_output import fresh_clone
+from test_cli import minituner
 
 from minituner import cli_progress, memory
 from minituner.grading.report import Report, TaskResult
