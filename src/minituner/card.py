@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from minituner.grading.notes import Prediction
 from minituner.grading.registry import Lab
 from minituner.grading.report import Report, TaskResult, advice, code_is_green, elsewhere, word
 from minituner.next_step import next_step
@@ -78,8 +79,12 @@ def heading(lab: Lab, file: str) -> Text:
     )
 
 
-def full(lab: Lab, report: Report) -> RenderableType:
-    """The whole card: table, total, what else was seen, and what to do next."""
+def full(lab: Lab, report: Report, predictions: Sequence[Prediction] = ()) -> RenderableType:
+    """The whole card: table, total, what else was seen, and what to do next.
+
+    Args:
+        predictions: what the learner expected, shown beside what was measured once code is green.
+    """
     parts: list[RenderableType] = [heading(lab, report.file), table(lab, report.tasks)]
     total = say("total {score}/{most}", score=report.score, most=report.max_score)
     style = "bold green" if report.score == report.max_score else "bold"
@@ -89,9 +94,25 @@ def full(lab: Lab, report: Report) -> RenderableType:
     aside = f"   {kind} · {say('seed')} {report.seed}"
     parts.append(Text.assemble("\n", (total, style), (aside, "dim")))
     parts.extend(_asides(lab, report))
+    if code_is_green(lab, report.tasks):
+        parts.extend(_beside(predictions))
     parts.append(Text(""))
     parts.append(Group(*next_step(lab, report)))
     return Group(*parts)
+
+
+def _beside(predictions: Sequence[Prediction]) -> Iterable[RenderableType]:
+    """Prediction and measurement together, for each that has both."""
+    both = [one for one in predictions if one.expected and one.measured]
+    if not both:
+        return
+    grid = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for title in ("", say("you predicted"), say("measured")):
+        grid.add_column(title, overflow="fold")
+    for one in both:
+        grid.add_row(Text(one.label), Text(one.expected), Text(one.measured))
+    yield Text("")
+    yield grid
 
 
 def _asides(lab: Lab, report: Report) -> Iterable[Text]:

@@ -20,6 +20,7 @@ from rich.text import Text
 from minituner import card, cli_progress, memory
 from minituner.grading import doctor as checks
 from minituner.grading import practice, stub
+from minituner.grading.notes import predicted
 from minituner.grading.registry import ROOT, RegistryError, lab
 from minituner.grading.report import TaskResult
 from minituner.spoken import LabId, Lang, agreed, broken, speak
@@ -66,10 +67,10 @@ def grade(
 
             report = practice.grade(which, submission, seed=seed, junit=junit, progress=show)
             live.update(Text(""))  # whatever the terminal's height, nothing of it stays
-        console.print(card.full(which, report))
+        console.print(card.full(which, report, predicted(which, submission.notes)))
     else:
         report = practice.grade(which, submission, seed=seed, junit=junit, progress=_say_once())
-        console.print(card.full(which, report))
+        console.print(card.full(which, report, predicted(which, submission.notes)))
     if impl == "student":
         memory.note_run(report)
     raise typer.Exit(report.exit_code)
@@ -110,7 +111,8 @@ def watch(
     watching = Watch(which, submission, console, poll)
     watching.run()
     if watching.state.report is not None and console.is_terminal:
-        console.print(card.full(which, watching.state.report))
+        said = predicted(which, submission.notes)
+        console.print(card.full(which, watching.state.report, said))
 
 
 @app.command(epilog="Example: minituner hint A5")

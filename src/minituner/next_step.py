@@ -15,7 +15,8 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from minituner.grading.registry import Lab
+from minituner.grading.notes import predicted
+from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Report, TaskResult
 from minituner.words import page, say
 
@@ -34,7 +35,8 @@ def next_step(lab: Lab, report: Report) -> Iterable[RenderableType]:
         yield Text(say("Compare it with the solution: {path}", path=page(_solution(lab))))
         return
     yield Text.assemble((say("next"), "bold"), f"  {todo.id} · {lab.task(todo.id).title}")
-    yield Padding(detail_of(lab, report.tasks, todo), (0, 0, 0, 2), expand=False)
+    own = report.isolation == "none"
+    yield Padding(detail_of(lab, report.tasks, todo, own=own), (0, 0, 0, 2), expand=False)
     if report.isolation != "none":
         return  # the instructor's machine; the next command is the learner's
     yield Text.assemble((say("then"), "bold"), f"  {_again(lab, report, todo)}")
@@ -55,9 +57,18 @@ def trouble(lab: Lab, report: Report) -> tuple[Text, Text, Text] | None:
     return None
 
 
-def detail_of(lab: Lab, tasks: Sequence[TaskResult], todo: TaskResult) -> Text:
-    """What is known of one open task: the learner's line, what was measured, and where to read."""
+def detail_of(lab: Lab, tasks: Sequence[TaskResult], todo: TaskResult, *, own: bool = True) -> Text:
+    """What is known of one open task: the learner's line, what was measured, and where to read.
+
+    Args:
+        own: on the learner's machine, where an unwritten task asks for a prediction first.
+    """
     detail = Text()
+    if own and todo.outcome == "todo":
+        for one in predicted(lab, ROOT / lab.notes):
+            if one.task == todo.id and not one.expected:
+                said = say("predict first, in {notes}: {what}?", notes=lab.notes, what=one.label)
+                detail.append(f"{said}\n")
     raising = next((t for t in tasks if t.message.startswith(f"{todo.id}:") and t.where), None)
     if todo.outcome == "todo" and raising is not None:
         where = raising.where.split()[0]
@@ -105,7 +116,7 @@ def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
     """The first task to work on.
 
     A step that the stub's message names comes before its task; of what failed, the first whose
-    cause is known, since what else failed may follow from it.
+    cause is known, though it be blocked: what stands before it may fail only because of it.
     """
     open_tasks = [task for task in tasks if task.outcome in ("failed", "todo", "error")]
     if not open_tasks:
@@ -114,7 +125,7 @@ def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
     named = first.message.partition(":")[0]
     if first.outcome == "todo":
         return next((task for task in tasks if task.id == named), first)
-    return next((task for task in open_tasks if task.misconception), first)
+    return next((task for task in tasks if task.misconception), first)
 
 
 def _solution(lab: Lab) -> str:

@@ -20,7 +20,8 @@ from minituner.grading.contract import ContractRun
 from minituner.grading.diagnose import Signs
 from minituner.grading.exam import Examiner
 from minituner.grading.registry import ROOT
-from minituner.grading.report import Result, TaskResult
+from minituner.grading.report import Result, TaskResult, judge
+from minituner.next_step import first_to_do
 
 BUGS = diagnose.bugs(LAB.star)
 CHECKS = [name for task in LAB.tasks for name in task.tests]
@@ -132,7 +133,7 @@ def test_how_alike_two_signs_are(one: str, other: str, least: float, most: float
 
 def test_a_bug_is_told_at_its_own_task() -> None:
     """Where that failed; else at the first task that failed because of it."""
-    every = tuple(TaskResult(task.id, "failed", 0, task.points) for task in LAB.tasks)
+    every = tuple(TaskResult(task.id, "failed", 0, task.points, test="x") for task in LAB.tasks)
     task_of = LAB.task_of()
     late = [b for b in BUGS if b.task != min(task_of[check] for check in b.signs)]
     assert late, "no bug shows first in a task before its own"
@@ -142,6 +143,20 @@ def test_a_bug_is_told_at_its_own_task() -> None:
         without = tuple(task for task in every if task.id != bug.task)
         (place,) = misconceptions(diagnose.told(LAB, without, seen))
         assert place == min({task_of[check] for check in bug.signs} - {bug.task})
+
+
+def test_the_cause_comes_before_what_follows_from_it() -> None:
+    """A5 is blocked by A4, which fails only because of it: A5 is where to work."""
+    bug = next(bug for bug in BUGS if bug.name == "scale-on-the-whole-output")
+    tests = {check: Result("failed" if check in bug.signs else "passed", "x") for check in CHECKS}
+    tasks = judge(LAB, tests, {})
+    outcomes = {task.id: task.outcome for task in tasks}
+    assert (outcomes["A4"], outcomes["A5"]) == ("failed", "blocked")
+    tasks = diagnose.told(LAB, tasks, seen_of(bug))
+    assert set(misconceptions(tasks)) == {"A5"}
+    first = first_to_do(tasks)
+    assert first is not None
+    assert first.id == "A5"
 
 
 def misconceptions(tasks: tuple[TaskResult, ...]) -> dict[str, str]:

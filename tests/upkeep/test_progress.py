@@ -11,6 +11,7 @@ from readme_output import fresh_clone
 from test_cli import minituner
 
 from minituner import cli_progress, memory
+from minituner.grading.registry import ROOT
 from minituner.grading.report import Report, TaskResult
 
 
@@ -118,3 +119,45 @@ def test_every_task_is_in_its_block() -> None:
             lines = [line.strip() for line in body.splitlines() if line.strip()]
             assert all(line in shown for line in lines)
     assert cli_progress.pieces("def broken(:") == {}
+
+
+NOTES = (ROOT / LAB.notes).read_text(encoding="utf-8")
+
+
+def test_each_line_to_predict_stands_in_the_notes() -> None:
+    """The form asks for what the registry lists, in both languages, and for nothing else."""
+    asked = [line for line in NOTES.splitlines() if re.match(r"- .* · .*:$", line)]
+    listed = [f"- {one.label.en} · {one.label.es}:" for one in LAB.predict]
+    assert sorted(asked) == sorted(listed)
+    tasks = {task.id for task in LAB.tasks}
+    assert {one.task for one in LAB.predict} <= tasks
+    assert all(f"`{key}`" in NOTES for one in LAB.predict for key in one.keys)
+
+
+def test_prediction_and_measurement_side_by_side(clone: Path) -> None:
+    """The card of a green file shows both; an empty line, or one never measured, is left out."""
+    (clone / LAB.file).write_text(REFERENCE.read_text(encoding="utf-8"), encoding="utf-8")
+    notes = clone / LAB.notes
+    asked = f"- {LAB.predict[1].label.en} · {LAB.predict[1].label.es}:"
+    assert asked in NOTES
+    text = NOTES.replace(asked, f"{asked} about 0.1?")
+    notes.write_text(text.replace("| 0.0 | |", "| 0.0 | 0.0 |", 1), encoding="utf-8")
+    for language, words in (("en", "you predicted"), ("es", "predijiste")):
+        card = minituner("grade", "--lang", language, root=clone).stdout
+        assert words in card
+        assert re.search(r"about 0\.1\? +0\.0", card), card
+        assert str(getattr(LAB.predict[0].label, language)) not in card
+
+
+@pytest.mark.parametrize(("language", "word"), [("en", "predict first"), ("es", "predice primero")])
+def test_a_prediction_is_asked_for_before_a_task(clone: Path, language: str, word: str) -> None:
+    """While the line is empty and the task unwritten; an answer ends it."""
+    a1 = REFERENCE.read_text(encoding="utf-8")
+    begin = a1.index("# BEGIN SOLUTION A2\n")
+    end = a1.index("# END SOLUTION", begin)
+    a1 = f'{a1[:begin]}raise NotImplementedError("A2: later")\n        {a1[end:]}'
+    (clone / LAB.file).write_text(a1, encoding="utf-8")
+    assert word in minituner("grade", "--lang", language, root=clone).stdout
+    asked = f"- {LAB.predict[0].label.en} · {LAB.predict[0].label.es}:"
+    (clone / LAB.notes).write_text(NOTES.replace(asked, f"{asked} 1024"), encoding="utf-8")
+    assert word not in minituner("grade", "--lang", language, root=clone).stdout

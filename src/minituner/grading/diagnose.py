@@ -224,10 +224,14 @@ def told(lab: Lab, tasks: Sequence[TaskResult], seen: Signs) -> tuple[TaskResult
 
 
 def _place(lab: Lab, tasks: Sequence[TaskResult], bug: Bug) -> str:
-    """The failed task a bug belongs to, or the first that it makes fail."""
+    """The task a bug belongs to, if its tests fail, or the first that it makes fail.
+
+    Its own task may be blocked: by one that fails only because of it.
+    """
     mine = {lab.task_of()[check] for check in bug.signs}
-    failed = [task.id for task in tasks if task.outcome == "failed" and task.id in mine]
-    return bug.task if bug.task in failed else next(iter(failed), "")
+    red = [t.id for t in tasks if t.outcome in ("failed", "blocked") and t.test and t.id in mine]
+    failed = [task.id for task in tasks if task.outcome == "failed" and task.id in red]
+    return bug.task if bug.task in red else next(iter(failed), "")
 
 
 def _sentence(lab: Lab, group: Sequence[Bug]) -> str:

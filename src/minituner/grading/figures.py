@@ -46,7 +46,7 @@ class Figures:
         self.levels[report["isolation"]] += 1
         for task in report["tasks"]:
             self.outcomes[task["id"], task["outcome"]] += 1
-            if task["outcome"] == "failed" and task["misconception"]:
+            if task["outcome"] in ("failed", "blocked") and task["misconception"]:
                 self.misconceptions[task["id"], task["misconception"]] += 1
             if task["outcome"] == "failed" and task["test"]:
                 self.tests[task["id"], task["test"]] += 1

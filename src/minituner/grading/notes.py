@@ -1,7 +1,7 @@
 """The notes gate: reads the learner's table, measures again, and names what does not agree.
 
-The measuring is the experiment's own run.py, in a process of its own. Leaves out: the learner's
-sentences and predictions; nobody grades those.
+The measuring is the experiment's own run.py, in a process of its own. Leaves out: the
+learner's sentences; predictions are shown beside what was measured, and nobody grades them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from minituner.grading.contract import OnChild
@@ -81,6 +82,36 @@ def read(text: str) -> dict[str, str]:
     """The last cell of each row whose first cell is a key, blank cells left out."""
     rows = ((m["key"], m["value"].strip().strip("`")) for m in ROW.finditer(text))
     return {key: value for key, value in rows if value}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a learner expected, beside what the notes say was measured; "" where nothing stands."""
+
+    task: str
+    label: str
+    expected: str
+    measured: str
+
+
+def predictions(lab: Lab, text: str) -> list[Prediction]:
+    """Every line to predict, in the notes' order of the lab."""
+    values, lines = read(text), text.splitlines()
+    found = []
+    for one in lab.predict:
+        start = f"- {one.label.en} · {one.label.es}:"
+        expected = next((ln[len(start) :].strip() for ln in lines if ln.startswith(start)), "")
+        measured = ", ".join(values[key] for key in one.keys if key in values)
+        found.append(Prediction(one.task, str(one.label), expected, measured))
+    return found
+
+
+def predicted(lab: Lab, notes: Path | None) -> list[Prediction]:
+    """The same from a file; none where it cannot be read."""
+    try:
+        return predictions(lab, notes.read_text(encoding="utf-8")) if notes else []
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def compare(written: dict[str, str], measured: dict[str, str]) -> list[str]:

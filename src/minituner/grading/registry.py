@@ -47,6 +47,15 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """A line of the notes to fill in before a task is written, and the values that answer it."""
+
+    task: str
+    keys: tuple[str, ...]
+    label: Both
+
+
+@dataclass(frozen=True)
 class Lab:
     """One lab; paths are relative to the repository's root."""
 
@@ -64,6 +73,7 @@ class Lab:
     expressions: tuple[str, ...]
     names: tuple[str, ...]  # what the file must define
     imports: tuple[str, ...]
+    predict: tuple[Predict, ...]
     blocks: dict[str, Both]
     tasks: tuple[Task, ...]
 
@@ -116,6 +126,10 @@ def _task(row: dict[str, Any]) -> Task:
 def _lab(row: dict[str, Any]) -> Lab:
     row |= {name: tuple(row[name]) for name in LISTS}
     row["title"] = Both(**row["title"])
+    row["predict"] = tuple(
+        Predict(one["task"], tuple(one["keys"]), Both(**one["label"]))
+        for one in row.get("predict", ())
+    )
     row["blocks"] = {name: Both(**both) for name, both in row["blocks"].items()}
     tasks = tuple(_task(task) for task in row.pop("task"))
     return Lab(tasks=tasks, **row)
