@@ -43,7 +43,7 @@ def _row(result: Result) -> dict[str, Any]:
     # A refused file says the same for each of its tasks: once is enough.
     alike: dict[tuple[str, str, str, str], list[str]] = {}
     for task in report["tasks"]:
-        if task["outcome"] == "blocked":
+        if task["outcome"] == "blocked" and not task["misconception"]:
             alike.setdefault(("blocked", "", "", ""), []).append(task["id"])
         elif task["outcome"] != "passed":
             where = " · ".join(part for part in (task["test"], task["where"]) if part)
