@@ -52,9 +52,8 @@ def rows(report: Report, lab: Lab) -> tuple[Row, ...]:
 def _text(task: TaskResult, lab: Lab, waits: list[str]) -> str:
     if task.outcome == "passed":
         return ""
-    if (
-        task.outcome == "blocked" and waits and not task.misconception
-    ):  # quiet: the task it waits for says what is wrong
+    # Quiet where the task it waits for says what is wrong.
+    if task.outcome == "blocked" and waits and not task.misconception:
         return say("waits for {tasks}", tasks=", ".join(waits))
     parts = [task.message]
     if task.misconception:
