@@ -11,6 +11,8 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,13 @@ from harness import LAB, REFERENCE, mutants
 from rich.console import Console
 from terminal import Terminal, none_running, running
 
-from minituner import saves
+from minituner import memory, saves
+from minituner.grading import practice
 from minituner.grading.registry import ROOT
 from minituner.grading.report import GateResult, Report, TaskResult
+from minituner.grading.round import Finished
 from minituner.screen import Screen, State, pitfall
+from minituner.watch import Watch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pty")
 BLOCKS = {"B": ("B1", "B2", "B3"), "C": ("C1", "C2"), "D": ("D1",)}
@@ -288,3 +293,28 @@ def test_a_pitfall_is_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
             assert text.startswith(f"### {task.pitfall} · ")
             assert text.count("\n### ") == 0
         assert word.strip(":") in pitfall(LAB, "P1")
+
+
+@pytest.mark.parametrize(
+    ("language", "word"), [("en", "minutes on this one"), ("es", "minutos con")]
+)
+def test_after_twenty_minutes_the_reference_is_offered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, language: str, word: str
+) -> None:
+    """Of work on one failing test, and only while it is that one."""
+    state = crowded(language, monkeypatch)
+    assert state.report is not None
+    monkeypatch.setattr(memory, "STATE", tmp_path / "state.json")
+    star = ROOT / LAB.file
+    watching = Watch(LAB, practice.Submission(star, None), Console(), poll=False)
+    offered = []
+    for now in (0.0, 290.0, 580.0, 870.0, 1160.0, 1210.0):
+        monkeypatch.setattr(time, "time", partial(float, 1000.0 + now))
+        watching._remember(Finished(1, state.report))
+        offered.append([line for line in watching.state.notices if word in line])
+    assert offered[:5] == [[]] * 5
+    assert len(offered[5]) == 1
+    assert "minituner solution A" in offered[5][0]
+    other = replace(state.report, tasks=state.report.tasks[1:])
+    watching._remember(Finished(2, other))
+    assert watching.state.notices == []
