@@ -173,7 +173,7 @@ def test_however_it_ends_nothing_stays(clone: Path, mark: str, how: signal.Signa
         time.sleep(2)
         assert len(running(mark)) > 1
         os.kill(terminal.process.pid, how)
-        terminal.process.wait(timeout=30)
+        terminal.ended()
         # Killed outright, what is still loading (mypy, torch) ends when it has loaded.
         assert none_running(mark, 60 if how == signal.SIGKILL else 10), running(mark)
 

@@ -24,14 +24,16 @@ def own(seed: int, name: str) -> int:
     return random.Random(f"{seed}:{name}").randrange(2**31)
 
 
-def put(lab: Lab, name: str, check: Check, asking: Asking) -> Done:
+def put(lab: Lab, name: str, check: Check, asking: Callable[[], Asking]) -> Done:
     """The check's result; Lost where its worker is.
 
+    Args:
+        asking: finds the check's worker; where that fails, the submission fails the check.
     Raises:
         Broken: ours.
     """
     try:
-        check(asking)
+        check(asking())
     except Wrong as wrong:
         causes = claims(ROOT / lab.contract)[name]
         cause, read = causes[min(wrong.nth, len(causes) - 1)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from functools import partial
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,14 +55,12 @@ def signs(lab: Lab, source: str) -> Signs:
     checks = import_module(f"minituner.grading.checks.lab{lab.id}").CHECKS
     try:
         here = Here(module, lab.star, source)
+
+        def asking(name: str) -> Asking:
+            return Asking(here, module, own(SEED, name), lambda: Here(module, lab.star, source))
+
         found = {
-            name: put(
-                lab,
-                name,
-                check,
-                Asking(here, module, own(SEED, name), lambda: Here(module, lab.star, source)),
-            )
-            for name, check in checks.items()
+            name: put(lab, name, check, partial(asking, name)) for name, check in checks.items()
         }
     except (Raised, Lost):
         return {}

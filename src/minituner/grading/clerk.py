@@ -49,6 +49,7 @@ class Clerk:
     def __init__(self, *, warm: bool = True) -> None:
         self.warm = warm
         self._desks: dict[str, _Desk] = {}
+        self._stopped = False
 
     def __enter__(self) -> Clerk:
         return self
@@ -65,6 +66,11 @@ class Clerk:
         """End every desk; the next question would start a new one."""
         while self._desks:
             self._desks.popitem()[1].close()
+
+    def stop(self) -> None:
+        """End every desk for good: a question under way in another thread is not asked again."""
+        self._stopped = True
+        self.close()
 
     def prepare(self, lab: Lab) -> str:
         """Have everything warm before it is needed; returns why mypy is not, or "".
@@ -118,7 +124,7 @@ class Clerk:
             except DeskLost:
                 if lab.id in self._desks:
                     self._desks.pop(lab.id).close()
-                if last:
+                if last or self._stopped:
                     raise
         raise AssertionError("the loop returns or raises")
 

@@ -84,10 +84,10 @@ class Typist:
         trace: TracebackType | None,
     ) -> None:
         if self.clerk is not None:
-            self.clerk.close()  # first: whoever waits for an answer then has none to wait for
+            self.clerk.stop()  # first: whoever waits for an answer then has none to wait for
         self.pool.shutdown(cancel_futures=True)
         if self.clerk is not None:
-            self.clerk.close()
+            self.clerk.stop()  # a desk that started meanwhile
 
     def _warm(self, clerk: Clerk) -> None:
         with contextlib.suppress(DeskLost):  # it is asked again, and says so then

@@ -201,5 +201,9 @@ def _one(
     exchange: Exchange | None = None,
 ) -> Done:
     """One check; Lost where its worker is."""
-    asking = Asking(worker or room.worker(), room.module, own(seed, name), room.another, exchange)
+
+    def asking() -> Asking:
+        peer = worker or room.worker()
+        return Asking(peer, room.module, own(seed, name), room.another, exchange)
+
     return put(lab, name, checks[name], asking)
