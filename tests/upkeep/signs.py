@@ -22,7 +22,6 @@ from minituner.grading import behave, diagnose
 from minituner.grading.registry import ROOT
 
 TABLE = ROOT / "tests/mutants/lora.signs.json"
-LONGEST = 240  # characters of one sign
 CHECKS = ROOT / "src/minituner/grading/checks"
 SOURCES = (REFERENCE, ROOT / "tests/mutants/lora.toml", *CHECKS.glob("*.py"))
 
@@ -39,15 +38,9 @@ class OtherLuck(behave.Here):
 def measured(source: str) -> Mapping[str, str]:
     """What a source shows where it fails, its lucky numbers blanked."""
     with contextlib.redirect_stdout(io.StringIO()):  # one of the bugs prints
-        one = behave.signs(LAB, source)
-        usual, behave.Here = behave.Here, OtherLuck  # type: ignore[misc]  # for this one call
-        try:
-            two = behave.signs(LAB, source)
-        finally:
-            behave.Here = usual  # type: ignore[misc]
-    return {
-        check: steady(sign, two.get(check, ""))[:LONGEST] for check, sign in one.items() if sign
-    }
+        one, two = (behave.signs(LAB, source, worker) for worker in (behave.Here, OtherLuck))
+    red = {check: steady(sign, two.get(check, "")) for check, sign in one.items() if sign}
+    return {check: sign[: diagnose.LONGEST] for check, sign in red.items()}
 
 
 def steady(one: str, two: str) -> str:

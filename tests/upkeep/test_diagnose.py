@@ -26,6 +26,7 @@ from minituner.next_step import first_to_do
 BUGS = diagnose.bugs(LAB.star)
 CHECKS = [name for task in LAB.tasks for name in task.tests]
 REFERENCE_TEXT = REFERENCE.read_text(encoding="utf-8")
+SOURCE_WITHOUT_LOAD = REFERENCE_TEXT[: REFERENCE_TEXT.index("def load_lora_state_dict")]
 
 
 def planted(name: str) -> Mutant:
@@ -129,6 +130,24 @@ def test_a_bug_that_is_not_known_is_seldom_given_a_name() -> None:
 def test_how_alike_two_signs_are(one: str, other: str, least: float, most: float) -> None:
     """Claims first, then words, then numbers; what luck has drawn is compared loosely."""
     assert least <= diagnose.alike(one, other) <= most
+
+
+def test_what_a_file_says_cannot_break_the_judge(tmp_path: Path) -> None:
+    """An error text with the table's own mark of chance, and a very long one: advice, at most."""
+    text = "The size of tensor a (~8) must match the size of tensor b (~3) at non-singleton "
+    for said in (repr(f"{text}dimension ~1"), "'~1 ' * 50_000"):
+        body = "def load_lora_state_dict(model: nn.Module, state: object) -> None:\n"
+        source = f"{SOURCE_WITHOUT_LOAD}{body}    raise RuntimeError({said})\n"
+        (tmp_path / LAB.star).write_text(source, encoding="utf-8")
+        with Examiner(LAB, warm=False) as examiner:
+            report = examiner.examine(tmp_path)
+        assert {task.outcome for task in report.tasks} <= {"passed", "failed", "blocked"}
+        assert report.score < 100
+    results = {"a": Result("failed", sign="0: x = ~1" + "y" * 999), "b": Result("failed")}
+    signs_seen = diagnose.seen(results)
+    assert set(signs_seen) == {"a"}  # b lost its worker: it neither passed nor showed anything
+    assert signs_seen["a"].startswith("0: x = 1y")
+    assert len(signs_seen["a"]) == diagnose.LONGEST
 
 
 def test_a_bug_is_told_at_its_own_task() -> None:

@@ -23,10 +23,9 @@ from minituner.grading.box import protocol
 from minituner.grading.box.worker import Worker
 from minituner.grading.checks.asking import Asking
 from minituner.grading.diagnose import SEED, Signs, seen
+from minituner.grading.host import GIVEN
 from minituner.grading.peer import Frame, Lost, Peer, Raised
 from minituner.grading.registry import Lab, lab
-
-GIVEN = ("minituner.minigpt",)
 
 
 class Here(Peer):
@@ -49,15 +48,16 @@ class Here(Peer):
         return ""
 
 
-def signs(lab: Lab, source: str) -> Signs:
+def signs(lab: Lab, source: str, worker: type[Here] = Here) -> Signs:
     """What every check of the lab shows; empty where the file cannot be run."""
     module = f"minituner.{Path(lab.star).stem}"
     checks = import_module(f"minituner.grading.checks.lab{lab.id}").CHECKS
     try:
-        here = Here(module, lab.star, source)
+        loaded = partial(worker, module, lab.star, source)
+        here = loaded()
 
         def asking(name: str) -> Asking:
-            return Asking(here, module, own(SEED, name), lambda: Here(module, lab.star, source))
+            return Asking(here, module, own(SEED, name), loaded)
 
         found = {
             name: put(lab, name, check, partial(asking, name)) for name, check in checks.items()

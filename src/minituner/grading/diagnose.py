@@ -40,6 +40,7 @@ CLOSE = 0.02  # relative: two numbers are the same
 NOISE = 1e-4  # below, numbers are rounding: alike within a factor of ROUNDING
 ROUNDING = 4
 LUCKY = 0.25  # the same where they depend on the luck of the draw
+LONGEST = 240  # characters of one sign
 CHANCE = "~"  # before a number that depends on the luck of the draw
 NUMBER = re.compile(rf"(?<![\w.]){CHANCE}?(?:[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|inf|nan))(?!\w)")
 WORD = re.compile(r"[^\s,:;()\[\]'\"]+")
@@ -57,8 +58,15 @@ class Bug:
 
 
 def seen(results: Mapping[str, Result]) -> Signs:
-    """The signs of what was judged."""
-    return {name: result.sign for name, result in results.items() if result.outcome != "todo"}
+    """The signs of what was judged; a check that lost its worker says nothing.
+
+    A sign may quote the submission, so it is cut, and the mark of chance in it is not believed.
+    """
+    return {
+        name: result.sign.replace(CHANCE, "")[:LONGEST]
+        for name, result in results.items()
+        if result.outcome == "passed" or result.sign
+    }
 
 
 @cache
@@ -91,8 +99,7 @@ def alike(shown: str, planted: str) -> float:
     words, numbers = apart(text)
     other_words, other_numbers = apart(other)
     if words != other_words:
-        agreeing: float = _agreeing(text, other)
-        return PARTLY[0] + PARTLY[1] * agreeing
+        return PARTLY[0] + PARTLY[1] * _agreeing(text, other)
     pairs = list(zip(numbers, other_numbers, strict=True))
     fixed = [pair for pair in pairs if not pair[1].startswith(CHANCE)]
     if not all(_close(one, two, CLOSE) for one, two in fixed):
@@ -111,9 +118,10 @@ def apart(text: str) -> tuple[str, list[str]]:
 
 def _agreeing(one: str, two: str) -> float:
     """The share of the measured value's words that agree, in order."""
-    first, second = (WORD.findall(text.rpartition(" = ")[2]) for text in (one, two))
+    first: list[str] = WORD.findall(one.rpartition(" = ")[2])
+    second: list[str] = WORD.findall(two.rpartition(" = ")[2])
     if first and len(first) == len(second):
-        return float(sum(a == b for a, b in zip(first, second, strict=True))) / len(first)
+        return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
     return SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
@@ -144,24 +152,22 @@ class _Case:
         """What these bugs leave unexplained, and what they predict that is not there."""
         cost = EACH * len(together)
         for name, sign in self.seen.items():
-            fits = [self.fit[bug][name] for bug in together if name in self.fit[bug]]
-            if sign and fits:
-                # Where two meet, the check may show neither as it is alone.
-                cost += 1 - self.best(fits)
-            elif sign or fits:
+            fit = self.fit_of(name, together)
+            if sign and fit is not None:
+                cost += 1 - fit
+            elif sign or fit is not None:
                 cost += MISSED
         return cost
 
-    def best(self, fits: Sequence[float]) -> float:
-        """What a check shows of the bugs that should fail it."""
-        return max(fits) if len(fits) == 1 else max(*fits, MET)
+    def fit_of(self, name: str, together: Sequence[Bug]) -> float | None:
+        """How well a check fits the bugs that should fail it; None where none of them should."""
+        fits = [self.fit[bug][name] for bug in together if name in self.fit[bug]]
+        # Where two meet, the check may show neither as it is alone.
+        return max([*fits, MET] if len(fits) > 1 else fits, default=None)
 
     def whole(self, together: Sequence[Bug]) -> float:
         """How well all that fails is explained, on average."""
-        of = {
-            name: [self.fit[b][name] for b in together if name in self.fit[b]] for name in self.red
-        }
-        return sum(self.best(fits) if fits else 0.0 for fits in of.values()) / len(of)
+        return sum(self.fit_of(name, together) or 0.0 for name in self.red) / len(self.red)
 
     def quality(self, bug: Bug) -> float:
         """How alike a bug is on average, over the checks it should fail."""
@@ -172,21 +178,19 @@ class _Case:
         """Whether a bug may be named: the fewer checks speak for it, the clearer each must be."""
         return self.quality(bug) >= FITS[min(len(self.fit[bug]), len(FITS)) - 1]
 
-    def explanations(self) -> list[tuple[float, tuple[Bug, ...]]]:
-        """(cost, bugs), the best first."""
-        best = [(MISSED * len(self.red), ())]
-        reached: dict[frozenset[str], tuple[float, tuple[Bug, ...]]] = {}
-        beam: list[tuple[float, tuple[Bug, ...]]] = list(best)
+    def explanation(self) -> tuple[Bug, ...]:
+        """The bugs that cost the least together; none where nothing is better."""
+        best: tuple[Bug, ...] = ()
+        beam = [best]
         for _ in range(MOST):
-            grown = {}
-            for _, together in beam:
+            grown: dict[frozenset[Bug], tuple[Bug, ...]] = {}
+            for together in beam:
                 for bug in self.fit:
-                    names = frozenset(b.name for b in (*together, bug))
-                    if bug not in together and names not in reached and names not in grown:
-                        grown[names] = (self.cost((*together, bug)), (*together, bug))
-            reached |= grown
-            beam = sorted(grown.values(), key=lambda pair: pair[0])[:BEAM]
-        return sorted([*best, *reached.values()], key=lambda pair: pair[0])
+                    if bug not in together:
+                        grown.setdefault(frozenset((*together, bug)), (*together, bug))
+            beam = sorted(grown.values(), key=self.cost)[:BEAM]
+            best = min([best, *beam[:1]], key=self.cost)
+        return best
 
 
 def name(seen: Signs, known: Iterable[Bug]) -> list[tuple[Bug, ...]]:
@@ -194,10 +198,10 @@ def name(seen: Signs, known: Iterable[Bug]) -> list[tuple[Bug, ...]]:
     case = _Case(seen, known)
     if not case.red:
         return []
-    cost, best = case.explanations()[0]
+    best = case.explanation()
     if case.whole(best) < WHOLE:
         return []
-    named = []
+    cost, named = case.cost(best), []
     for bug in best:
         others = [
             other
@@ -212,6 +216,8 @@ def name(seen: Signs, known: Iterable[Bug]) -> list[tuple[Bug, ...]]:
 
 def told(lab: Lab, tasks: Sequence[TaskResult], seen: Signs) -> tuple[TaskResult, ...]:
     """The tasks, each failed one with the misconception that explains it, where one is known."""
+    if not seen:
+        return tuple(tasks)
     said: dict[str, list[str]] = {}
     for group in name(seen, bugs(lab.star)):
         place = _place(lab, tasks, group[0])
