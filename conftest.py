@@ -5,15 +5,11 @@ from __future__ import annotations
 import random
 import warnings
 import zlib
-from pathlib import Path
 
 import pytest
 import torch
 
-from minituner.grading.registry import labs
-from minituner.standin import stand_in
-
-ROOT = Path(__file__).parent
+from minituner.standin import stand_in, standing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,13 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
     impl: str = config.getoption("--impl")
     if impl == "student":
         return
-    path = ROOT / "solutions" if impl == "reference" else Path(impl).resolve()
-    stars = {Path(lab.file).stem for lab in labs().values()}
-    files = [path] if path.is_file() else [path / f"{star}.py" for star in sorted(stars)]
-    standing = {f"minituner.{f.stem}": f for f in files if f.is_file() and f.stem in stars}
-    if not standing:
-        raise pytest.UsageError(f"--impl: expected a lora.py or a folder with one, got {impl}")
-    stand_in(standing)
+    found = standing(impl)
+    if not found:
+        raise pytest.UsageError(f"--impl: expected a ★ file or a folder with one, got {impl}")
+    stand_in(found)
 
 
 def devices(only: str | None) -> list[str]:

@@ -28,8 +28,9 @@ from minituner.lora import (
     wrap_minigpt_with_lora,
 )
 from minituner.minigpt import MiniGPT, MiniGPTConfig
-from minituner.words import explain
+from minituner.words import explaining
 
+explain = explaining("lab/00-lora-by-hand.md")
 MERGING = "theory/04-merging-and-floats.md"
 UPDATE = "theory/01-the-update.md"
 COUNTING = "theory/02-parameter-count.md"

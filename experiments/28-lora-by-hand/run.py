@@ -9,42 +9,27 @@ again and compares.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import re
 import sys
-from importlib import import_module
-from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from minituner.grading.registry import lab
-from minituner.standin import stand_in
-from minituner.words import say
+from minituner.measuring import main_of
 
 if TYPE_CHECKING:  # which file this is at run time is the caller's choice
     from minituner.lora import LoRALinear
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SIZE, RANK, ALPHA, SEED = 64, 8, 16.0, 28
 
 
-def load(path: Path) -> type[LoRALinear]:
-    """LoRALinear from the file at path, whoever's it is."""
-    stand_in({"minituner.lora": path})
-    layer: type[LoRALinear] = import_module("minituner.lora").LoRALinear
-    return layer
-
-
-def measure(layer_class: type[LoRALinear]) -> dict[str, float]:
+def measure(lora: ModuleType) -> dict[str, float | str]:
     """The values of notes.md, float32 on the cpu, from one fixed seed.
 
     The layer is Linear(64, 64) with r = 8 and alpha = 16; the input has 32 rows.
     """
+    layer_class: type[LoRALinear] = lora.LoRALinear
     torch.manual_seed(SEED)
     base = nn.Linear(SIZE, SIZE)
     x = torch.randn(32, SIZE)
@@ -59,7 +44,7 @@ def measure(layer_class: type[LoRALinear]) -> dict[str, float]:
 
     layer = layer_class(base, r=RANK, alpha=ALPHA)
     torch.autograd.backward(layer(x).square().mean())
-    grad_a, grad_b = layer.lora_A.grad, layer.lora_B.grad
+    grad_a, grad_b = _largest(layer.lora_A.grad), _largest(layer.lora_B.grad)
     trainable = sum(p.numel() for p in layer.parameters() if p.requires_grad)
 
     with torch.no_grad():
@@ -67,61 +52,17 @@ def measure(layer_class: type[LoRALinear]) -> dict[str, float]:
     before = layer(x).detach()
     layer.merge_()
     return {
-        "initial_output_diff": at_init,
-        "grad_A_at_init": float("nan") if grad_a is None else grad_a.abs().max().item(),
-        "grad_B_at_init": float("nan") if grad_b is None else grad_b.abs().max().item(),
+        "initial_output_diff": repr(at_init),  # exactly 0.0, or not
+        "grad_A_at_init": repr(grad_a),  # likewise
+        "grad_B_at_init": grad_b,
         "merge_diff": (layer(x) - before).abs().max().item(),
         "trainable_params": trainable,
     }
 
 
-def write(notes: Path, values: dict[str, str]) -> None:
-    """Put each value into the last cell of its row in notes.md; everything else stays."""
-    text = notes.read_text(encoding="utf-8")
-    for key, value in values.items():
-        text = re.sub(rf"^(\| `{key}` \|[^|\n]*\|)[^|\n]*\|", rf"\1 {value} |", text, flags=re.M)
-    notes.write_text(text, encoding="utf-8")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--impl", default="student", help="student, reference, or a lora.py")
-    parser.add_argument("--json", action="store_true", help="one line of JSON, for the grader")
-    parser.add_argument("--write", action="store_true", help="put the values into notes.md")
-    options = parser.parse_args()
-    places = {
-        "student": (ROOT / "src/minituner/lora.py", HERE / "notes.md"),
-        "reference": (ROOT / "solutions/lora.py", ROOT / "solutions/00-notes.md"),
-    }
-    path = Path(options.impl)
-    star, notes = places.get(options.impl, (path, path.with_name("00-notes.md")))
-    if not star.is_file():
-        print(say("--impl: expected student, reference or a lora.py, got {got}", got=options.impl))
-        return 2
-    try:
-        measured = measure(load(star))
-    except NotImplementedError as raised:
-        print(say("nothing to measure yet: {todo}", todo=lab("00").todo(str(raised))))
-        return 1
-    except SyntaxError as error:
-        print(f"{star}:{error.lineno}: {error.msg}")
-        return 1
-    digest = hashlib.sha256(star.read_bytes()).hexdigest()
-    values = {key: f"{value:.6g}" for key, value in measured.items()} | {"lora_sha256": digest}
-    values["initial_output_diff"] = repr(measured["initial_output_diff"])
-    values["grad_A_at_init"] = repr(measured["grad_A_at_init"])
-    if options.json:
-        print(json.dumps(values))
-        return 0
-    for key, value in values.items():
-        print(f"{key:>20}  {value}")
-    if options.write:
-        write(notes, values)
-        print(say("written into {path}", path=notes))
-    else:
-        print(say("copy these into {path}, or run again with --write", path=notes))
-    return 0
+def _largest(grad: Tensor | None) -> float:
+    return float("nan") if grad is None else grad.abs().max().item()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_of("00", measure, __doc__))

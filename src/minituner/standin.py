@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from minituner.grading.registry import ROOT, labs
+
 
 class Fresh(SourceFileLoader):
     """Always compiles the source: bytecode of an edit within the same second would be stale."""
@@ -35,6 +37,24 @@ class StandIn(MetaPathFinder):
             return None
         found = str(self.files[name])
         return spec_from_file_location(name, found, loader=Fresh(name, found))
+
+
+def standing(impl: str) -> dict[str, Path]:
+    """Module name -> file for every ★ file that `impl` names; none for the student's own.
+
+    Args:
+        impl: student, reference, a file, or a folder that holds some (as in a clone, or flat).
+    """
+    if impl == "student":
+        return {}
+    path = ROOT / "solutions" if impl == "reference" else Path(impl).resolve()
+    found = {}
+    for lab in labs().values():
+        places = (path / lab.file, path / lab.star) if path.is_dir() else (path,)
+        file = next((place for place in places if place.is_file()), path)
+        if file.is_file() and file.name == lab.star:
+            found[f"minituner.{file.stem}"] = file
+    return found
 
 
 def stand_in(files: Mapping[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""What people read, in their language: English in the code, Spanish beside it in words.es.toml.
+"""What people read, in their language: English in the code, Spanish beside it in words*.es.toml.
 
 English sentences are the keys, so the code reads as it speaks. Leaves out: plurals and other
 languages. tests/upkeep holds the two together: every sentence has its twin, with the same fields.
@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 LANGUAGES = ("en", "es")
 VARIABLE = "MINITUNER_LANG"
@@ -29,9 +30,10 @@ def language() -> str:
 
 @cache
 def catalog() -> dict[str, str]:
-    """English sentence -> Spanish sentence."""
-    text = (Path(__file__).with_name("words.es.toml")).read_text(encoding="utf-8")
-    return {pair["en"]: pair["es"] for pair in tomllib.loads(text)["say"]}
+    """English sentence -> Spanish sentence: the house's and lab 00's, then a file a lab."""
+    files = sorted(Path(__file__).parent.glob("words*.es.toml"))
+    tables = [tomllib.loads(file.read_text(encoding="utf-8"))["say"] for file in files]
+    return {pair["en"]: pair["es"] for table in tables for pair in table}
 
 
 def say(sentence: str, **values: object) -> str:
@@ -58,20 +60,35 @@ def page(path: str) -> str:
     return path.replace(".md", ".es.md") if language() == "es" else path
 
 
-def explain(*, measured: object, expected: object, cause: str, read: str) -> str:
-    """A failure in four lines: what was measured, what was expected, why, and where to read.
+class Explain(Protocol):
+    """explain() for one lab, whose page has the pitfalls."""
+
+    def __call__(self, *, measured: object, expected: object, cause: str, read: str) -> str: ...
+
+
+def explaining(lab_page: str) -> Explain:
+    """What a contract calls explain: a failure in four lines.
 
     Args:
-        measured: in code notation, so that it needs no translation; `expected` likewise.
-        cause: the likely cause, one sentence, a key of the catalog.
-        read: a pitfall of the lab page ("P1") or a page.
+        lab_page: the lab's page in English; a pitfall ("P1") is read there.
     """
-    return failure(measured, expected, cause, read)
+
+    def explain(*, measured: object, expected: object, cause: str, read: str) -> str:
+        """What was measured, what was expected, why, and where to read.
+
+        Args:
+            measured: in code notation, so that it needs no translation; `expected` likewise.
+            cause: the likely cause, one sentence, a key of the catalog.
+            read: a pitfall of the lab page ("P1") or a page.
+        """
+        return failure(measured, expected, cause, read, lab_page)
+
+    return explain
 
 
-def failure(measured: object, expected: object, cause: str, read: str) -> str:
+def failure(measured: object, expected: object, cause: str, read: str, lab_page: str) -> str:
     """The same from a cause that the contract says: the exam quotes it."""
-    where = f"lab/00-lora-by-hand.md {read}" if read[:1] == "P" else read
+    where = f"{lab_page} {read}" if read[:1] == "P" else read
     lines = (
         (say("measured"), measured),
         (say("expected"), expected),

@@ -17,7 +17,7 @@ from typing import Any
 import parity
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOG = ROOT / "src" / "minituner" / "words.es.toml"
+CATALOGS = "src/minituner/words*.es.toml"  # the house's and lab 00's, then a file a lab
 CODE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+|\w*_\w*")  # nn.Linear, copy_, lora_A: never translated
 CALLS = {"say": "sentence", "explain": "cause"}  # words.py's functions, the argument they look up
 SPEAKERS = ("src/minituner/**/*.py", "conftest.py", "tests/test_*.py", "experiments/*/run.py")
@@ -61,8 +61,8 @@ def said_here() -> tuple[dict[str, str], list[str]]:
 
 
 def catalog() -> list[Entry]:
-    entries: list[Entry] = tomllib.loads(CATALOG.read_text(encoding="utf-8"))["say"]
-    return entries
+    tables = [tomllib.loads(file.read_text(encoding="utf-8"))["say"] for file in paths(CATALOGS)]
+    return [entry for table in tables for entry in table]
 
 
 def skeleton(where: dict[str, str], entries: list[Entry]) -> str:

@@ -37,7 +37,7 @@ def put(lab: Lab, name: str, check: Check, asking: Callable[[], Asking]) -> Done
     except Wrong as wrong:
         causes = claims(ROOT / lab.contract)[name]
         cause, read = causes[min(wrong.nth, len(causes) - 1)]
-        said = failure(wrong.measured, wrong.expected, cause, read)
+        said = failure(wrong.measured, wrong.expected, cause, read, lab.page)
         return Result("failed", said, sign=f"{wrong.nth}: {wrong.measured}")
     except Raised as error:
         return _raised(lab, error)

@@ -50,7 +50,7 @@ class Here(Peer):
 
 def signs(lab: Lab, source: str, worker: type[Here] = Here) -> Signs:
     """What every check of the lab shows; empty where the file cannot be run."""
-    module = f"minituner.{Path(lab.star).stem}"
+    module = lab.module
     checks = import_module(f"minituner.grading.checks.lab{lab.id}").CHECKS
     try:
         loaded = partial(worker, module, lab.star, source)

@@ -131,36 +131,42 @@ class _Share:
 
 def _run_in_children(run: ContractRun, share: _Share, junit: Path | None, ears: _Ears) -> None:
     """A share in one child; where a test ends it, the tests that are left in another."""
-    wanted = [f"{test}[cpu]" for test in share.select(share.tests)]
     for attempt in range(PATIENCE):
-        selected = share.select(share.tests) if attempt == 0 else _left(wanted, run)
-        if share.whole and attempt == 0:
+        selected = share.select(share.tests)
+        if attempt > 0:  # other devices cost no points, and get no second try
+            selected = [*share.select(_left(share.tests, run)), "--device=cpu"]
+        elif share.whole:
             selected = [share.lab.contract]
         args = [*selected, f"--impl={share.star}", f"--randomly-seed={share.seed}"]
         args.append(f"--basetemp={share.folder}-{attempt}")
         if junit is not None and share.whole and attempt == 0:
             args.append(f"--junitxml={junit}")
-        ended_early = _one_child(run, share.star, args, wanted, ears)
-        if not ended_early or run.broken or run.unrunnable or not _left(wanted, run):
+        ended_early = _one_child(run, share.star, args, share.tests, ears)
+        if not ended_early or run.broken or run.unrunnable or not _left(share.tests, run):
             break
     else:
         unrun = Result("failed", say("not run, because of an earlier test") + f": {run.culprit}")
-        run.tests |= {_name(test_id): unrun for test_id in _left(wanted, run)}
+        run.tests |= dict.fromkeys(_left(share.tests, run), unrun)
 
 
 def _name(test_id: str) -> str:
+    """The function's name of a required test: on the cpu, or on no device in particular."""
     return test_id.rpartition("::")[2].removesuffix("[cpu]")
 
 
-def _left(wanted: list[str], run: ContractRun) -> list[str]:
-    return [test_id for test_id in wanted if _name(test_id) not in run.tests]
+def _required(test_id: str) -> bool:
+    return "[" not in _name(test_id)
+
+
+def _left(wanted: Sequence[str], run: ContractRun) -> list[str]:
+    return [name for name in wanted if name not in run.tests]
 
 
 def _one_child(
     run: ContractRun,
     star: Path,
     args: list[str],
-    wanted: list[str],
+    wanted: Sequence[str],
     ears: _Ears,
 ) -> bool:
     """Start one child and listen to it; True when a test ended or hung it before the end."""
@@ -188,7 +194,7 @@ def _one_child(
 class _State:
     """What one child has told so far."""
 
-    wanted: list[str]
+    wanted: Sequence[str]
     ready: bool = False
     running: str = ""  # the test id in progress
     collected: frozenset[str] | None = None
@@ -201,7 +207,7 @@ class _State:
         if self.last == "ready":
             self.ready = True
         elif self.last == "collected":
-            self.collected = frozenset(event["ids"])
+            self.collected = frozenset(map(_name, event["ids"]))
         elif self.last == "start":
             self.running = event["id"]
         elif self.last == "result":
@@ -242,9 +248,9 @@ def _cut_short(run: ContractRun, state: _State) -> bool:
     left = _left(state.wanted, run)
     if not left or run.broken or run.unrunnable:
         return False
-    lost = [test_id for test_id in left if state.collected and test_id not in state.collected]
+    lost = [name for name in left if state.collected and name not in state.collected]
     if lost:
-        run.broken = say("the contract has no test {name}", name=_name(lost[0]))
+        run.broken = say("the contract has no test {name}", name=lost[0])
     else:
         _blame(run, state, state.stopped or say("the run was interrupted from inside the file"))
     return not lost
@@ -252,11 +258,11 @@ def _cut_short(run: ContractRun, state: _State) -> bool:
 
 def _keep(run: ContractRun, event: dict[str, Any]) -> None:
     result = Result(event["outcome"], event["message"], event["where"])
-    name = event["id"].rpartition("::")[2]
-    if name.endswith("[cpu]"):
-        run.tests[_name(name)] = result
-    else:
-        run.elsewhere[name] = result
+    _results(run, event["id"])[_name(event["id"])] = result
+
+
+def _results(run: ContractRun, test_id: str) -> dict[str, Result]:
+    return run.tests if _required(test_id) else run.elsewhere
 
 
 def _why(kind: str, child: BaseProcess, test_seconds: float) -> str:
@@ -279,7 +285,4 @@ def _blame(run: ContractRun, state: _State, why: str) -> None:
         run.unrunnable = "\n".join(filter(None, (state.stuck, why)))
         return
     run.culprit = f"{_name(state.running)}\n{state.stuck}\n{why}".replace("\n\n", "\n")
-    if state.running.endswith("[cpu]"):
-        run.tests[_name(state.running)] = failed
-    else:
-        run.elsewhere[state.running.rpartition("::")[2]] = failed
+    _results(run, state.running)[_name(state.running)] = failed

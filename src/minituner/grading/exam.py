@@ -215,6 +215,7 @@ class _Verdict:
             return GateResult("notes", "failed", (said,))
         written = {key: clean(value, 80) for key, value in read(notes).items()}
         digests = [hashlib.sha256((mark + star).encode()).hexdigest() for mark in ("", BOM)]
-        known = written.get("lora_sha256", "")
-        measured["lora_sha256"] = known if known in digests else digests[0]
-        return judged(written, measured)
+        key = self.lab.digest_key
+        known = written.get(key, "")
+        measured[key] = known if known in digests else digests[0]
+        return judged(self.lab, written, measured)

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from minituner.grading.box import protocol
 from minituner.grading.peer import REPLY_SECONDS, Broken, Peer
-from minituner.grading.registry import ROOT
+from minituner.grading.registry import given
 from minituner.words import needs_linux, say
 
 BASIC = ("rlimits", "no_new_privs")
@@ -30,7 +30,7 @@ OWN_USER = (*SPACES, "uid")
 LEVELS = {"practice": BASIC, "standard": KERNEL, "authoritative": SPACES}
 START_SECONDS = 120.0  # importing torch on a cold disk
 HELLO_SECONDS = 30.0
-GIVEN = {"minituner.minigpt": ROOT / "src/minituner/minigpt.py"}  # what the labs give
+GIVEN = given()  # what the labs give
 CPU_SECONDS = 5
 SPARES = 3  # a submission's two, and the one in which its notes are measured
 

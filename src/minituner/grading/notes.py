@@ -42,7 +42,7 @@ def check_notes(
         measured: dict[str, str] = json.loads(_output(command, on_child).strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
         return _failed([say("{command} gave no values; run it yourself", command=lab.experiment)])
-    return judged(written, measured)
+    return judged(lab, written, measured)
 
 
 def _output(command: list[str], on_child: OnChild) -> str:
@@ -72,9 +72,9 @@ def absent(notes: Path | str) -> GateResult:
     return _failed([say("{path}: not found; it is the form to fill in", path=notes)])
 
 
-def judged(written: dict[str, str], measured: dict[str, str]) -> GateResult:
+def judged(lab: Lab, written: dict[str, str], measured: dict[str, str]) -> GateResult:
     """The gate on what is written, beside what was measured anew."""
-    found = compare(written, measured)
+    found = compare(lab, written, measured)
     return _failed(found) if found else GateResult("notes", "passed")
 
 
@@ -114,28 +114,31 @@ def predicted(lab: Lab, notes: Path | None) -> list[Prediction]:
         return []
 
 
-def compare(written: dict[str, str], measured: dict[str, str]) -> list[str]:
+def compare(lab: Lab, written: dict[str, str], measured: dict[str, str]) -> list[str]:
     """One line for each value that is missing, stale or not what was measured.
 
-    `initial_output_diff`, `grad_A_at_init` and `trainable_params` must agree exactly;
-    `grad_B_at_init` within 5 %; `merge_diff` within a factor of 30, above 0 and below 1e-5. A file
-    whose merge is exact to the bit may say 0.
+    Each must agree exactly, or within the registry's `within`; `merge_diff` within a factor of 30,
+    above 0 and below 1e-5. A file whose merge is exact to the bit may say 0.
     """
     missing = [key for key in measured if key not in written]
     if missing:
         return [say("notes: no value for {keys}; run run.py --write", keys=", ".join(missing))]
-    if written["lora_sha256"] != measured["lora_sha256"]:
-        return [say("notes: stale, lora.py has changed since they were written; measure again")]
+    digest = lab.digest_key
+    if written[digest] != measured[digest]:
+        said = say(
+            "notes: stale, {star} has changed since they were written; measure again", star=lab.star
+        )
+        return [said]
     found = []
     for key, value in measured.items():
-        if key == "lora_sha256":
+        if key == digest:
             continue
         try:
             mine, ours = float(written[key]), float(value)
         except ValueError:
             found.append(say("notes: {key}: not a number: {got}", key=key, got=written[key]))
             continue
-        if not _agrees(key, mine, ours):
+        if not _agrees(lab, key, mine, ours):
             found.append(
                 say(
                     "notes: {key}: written {got}, measured {value}",
@@ -147,13 +150,11 @@ def compare(written: dict[str, str], measured: dict[str, str]) -> list[str]:
     return found
 
 
-def _agrees(key: str, mine: float, ours: float) -> bool:
+def _agrees(lab: Lab, key: str, mine: float, ours: float) -> bool:
     if key == "merge_diff":
         within = ours / MERGE_FACTOR <= mine <= ours * MERGE_FACTOR
         return mine < 1e-5 and within and (mine > 0 or ours == 0)
-    if key == "grad_B_at_init":
-        return mine > 0 and math.isclose(mine, ours, rel_tol=0.05)
-    return mine == ours
+    return math.isclose(mine, ours, rel_tol=lab.within.get(key, 0.0))
 
 
 def _failed(found: list[str]) -> GateResult:

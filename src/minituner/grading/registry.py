@@ -74,6 +74,7 @@ class Lab:
     names: tuple[str, ...]  # what the file must define
     imports: tuple[str, ...]
     predict: tuple[Predict, ...]
+    within: dict[str, float]  # relative, by key of the notes; what is not named agrees exactly
     blocks: dict[str, Both]
     tasks: tuple[Task, ...]
 
@@ -81,6 +82,16 @@ class Lab:
     def star(self) -> str:
         """The file's own name, lora.py."""
         return Path(self.file).name
+
+    @property
+    def module(self) -> str:
+        """minituner.lora"""
+        return f"minituner.{Path(self.file).stem}"
+
+    @property
+    def digest_key(self) -> str:
+        """The notes' row for the file's sha256: lora_sha256."""
+        return f"{Path(self.file).stem}_sha256"
 
     @property
     def reference(self) -> str:
@@ -130,6 +141,7 @@ def _lab(row: dict[str, Any]) -> Lab:
         Predict(one["task"], tuple(one["keys"]), Both(**one["label"]))
         for one in row.get("predict", ())
     )
+    row.setdefault("within", {})
     row["blocks"] = {name: Both(**both) for name, both in row["blocks"].items()}
     tasks = tuple(_task(task) for task in row.pop("task"))
     return Lab(tasks=tasks, **row)
@@ -147,6 +159,14 @@ def labs() -> dict[str, Lab]:
         raise RegistryError(f"lab/labs.toml: not found under {ROOT}; run from a clone (make lab)")
     rows = tomllib.loads(path.read_text(encoding="utf-8"))["lab"]
     return {lab.id: lab for lab in map(_lab, rows)}
+
+
+def given() -> dict[str, Path]:
+    """Module name -> file of everything of ours that a ★ file may import."""
+    names = sorted(
+        {name for lab in labs().values() for name in lab.imports if name.startswith("minituner.")}
+    )
+    return {name: ROOT / f"src/{name.replace('.', '/')}.py" for name in names}
 
 
 def lab(lab_id: str) -> Lab:

@@ -40,7 +40,7 @@ class Room:
 
     def __init__(self, box: Box, lab: Lab, source: str) -> None:
         self.box, self.lab, self.source = box, lab, source
-        self.module = f"minituner.{lab.star.removesuffix('.py')}"
+        self.module = lab.module
         self.first: Peer | None = None
         self.others: list[Peer] = []
         self.losses = 0
