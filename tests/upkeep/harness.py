@@ -2,7 +2,7 @@
 
 Uses the grader's own runner, so what is proved here is what learners get. Prints the two tables:
 
-    python tests/upkeep/harness.py mutants
+    python tests/upkeep/harness.py mutants          every lab's; or: mutants 01
     python tests/upkeep/harness.py variants
 """
 
@@ -25,19 +25,19 @@ import pytest
 from minituner.grading import relay
 from minituner.grading.child import start
 from minituner.grading.contract import ContractRun, run_contract
-from minituner.grading.registry import ROOT, Both, lab
+from minituner.grading.registry import ROOT, Both, Lab, lab, labs
 
-LAB = lab("00")
+LAB = lab("00")  # what the tests of the grader itself grade
 REFERENCE = ROOT / LAB.reference
-VARIANTS = sorted((ROOT / "tests/upkeep/variants").glob("*/lora.py"))
 # Each xdist worker is one of the cores already.
 WORKERS = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted bug: `old` occurs once in the reference and becomes `new`."""
+    """One planted bug: `old` occurs once in the lab's reference and becomes `new`."""
 
+    lab: Lab
     name: str
     family: str
     pitfall: Both
@@ -45,19 +45,40 @@ class Mutant:
     new: str
     killed_by: str
 
+    @property
+    def id(self) -> str:
+        """Told apart from other labs' bugs."""
+        return self.name if self.lab == LAB else f"{self.lab.id}-{self.name}"
+
     def source(self) -> str:
-        return REFERENCE.read_text(encoding="utf-8").replace(self.old, self.new, 1)
+        text = (ROOT / self.lab.reference).read_text(encoding="utf-8")
+        return text.replace(self.old, self.new, 1)
 
 
-def mutants() -> list[Mutant]:
-    rows = tomllib.loads((ROOT / "tests/mutants/lora.toml").read_text(encoding="utf-8"))["mutant"]
-    return [Mutant(**(row | {"pitfall": Both(**row["pitfall"])})) for row in rows]
+def planted(which: Lab) -> Path:
+    """The table of a lab's bugs."""
+    return (ROOT / "tests/mutants" / which.star).with_suffix(".toml")
+
+
+def mutants(which: Lab = LAB) -> list[Mutant]:
+    rows = tomllib.loads(planted(which).read_text(encoding="utf-8"))["mutant"]
+    return [Mutant(which, **(row | {"pitfall": Both(**row["pitfall"])})) for row in rows]
+
+
+def variants(which: Lab = LAB) -> list[Path]:
+    """Right answers in other people's styles."""
+    return sorted((ROOT / "tests/upkeep/variants").glob(f"*/{which.star}"))
+
+
+def lab_of(star: Path) -> Lab:
+    """The lab that a ★ file belongs to, by its name."""
+    return next(one for one in labs().values() if one.star == star.name)
 
 
 def run_all(jobs: Sequence[tuple[Path, int]]) -> list[ContractRun]:
-    """The contract on each (file, seed), a few at a time; results in the jobs' order."""
+    """Its contract on each (file, seed), a few at a time; results in the jobs' order."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(lambda job: run_contract(LAB, job[0], seed=job[1]), jobs))
+        return list(pool.map(lambda job: run_contract(lab_of(job[0]), job[0], seed=job[1]), jobs))
 
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -74,14 +95,14 @@ def _int_keys(row: dict[str, Any]) -> dict[Any, Any]:
 
 def _child_of_many_seeds(wire: Connection, path: Path, seeds: Sequence[int]) -> None:
     relay.hush(ROOT)
-    found = {}
+    found, which = {}, lab_of(path)
     for seed in seeds:
         heard = Heard()
-        args = [LAB.contract, "--device=cpu", f"--impl={path}", f"--randomly-seed={seed}"]
+        args = [which.contract, "--device=cpu", f"--impl={path}", f"--randomly-seed={seed}"]
         with tempfile.TemporaryDirectory() as folder:
             args.append(f"--basetemp={folder}/t")
             pytest.main([*args, *relay.PLUGINS, "-q"], plugins=[heard])
-        unheard = {name: "no result" for task in LAB.tasks for name in task.tests}
+        unheard = {name: "no result" for task in which.tasks for name in task.tests}
         unheard = {name: why for name, why in unheard.items() if name not in heard.passed}
         found[seed] = unheard | heard.red
     wire.send_bytes(json.dumps(found).encode())
@@ -106,12 +127,12 @@ def run_mutants(chosen: Sequence[Mutant], seed: int) -> dict[str, ContractRun]:
     with tempfile.TemporaryDirectory() as folder:
         jobs = []
         for mutant in chosen:
-            path = Path(folder) / mutant.name / LAB.star
+            path = Path(folder) / mutant.id / mutant.lab.star
             path.parent.mkdir()
             path.write_text(mutant.source(), encoding="utf-8")
             jobs.append((path, seed))
         runs = run_all(jobs)
-    return {mutant.name: run for mutant, run in zip(chosen, runs, strict=True)}
+    return {mutant.id: run for mutant, run in zip(chosen, runs, strict=True)}
 
 
 def red(run: ContractRun) -> dict[str, str]:
@@ -119,27 +140,30 @@ def red(run: ContractRun) -> dict[str, str]:
     return {name: t.message for name, t in run.tests.items() if t.outcome != "passed"}
 
 
-def killers(run: ContractRun, task: str) -> list[str]:
-    """The red tests of one task."""
-    return [name for name in LAB.task(task).tests if name in red(run)]
+def killers(run: ContractRun, mutant: Mutant) -> list[str]:
+    """The red tests of its task."""
+    return [name for name in mutant.lab.task(mutant.killed_by).tests if name in red(run)]
 
 
-def _table(kind: str, seed: int) -> Iterable[str]:
+def _table(kind: str, which: Lab, seed: int) -> Iterable[str]:
     if kind == "mutants":
-        runs = run_mutants(mutants(), seed)
-        for mutant in mutants():
-            run = runs[mutant.name]
-            mine = len(killers(run, mutant.killed_by))
-            verdict = f"killed by {mine} of {mutant.killed_by}" if mine else "SURVIVES"
-            yield f"{mutant.family:8} {mutant.name:44} {verdict}, {len(red(run))} tests red"
-        killed = sum(bool(killers(runs[m.name], m.killed_by)) for m in mutants())
-        yield f"{killed} of {len(runs)} mutants killed, each in its task (seed {seed})"
+        planted = mutants(which)
+        runs = run_mutants(planted, seed)
+        mine = {mutant.id: len(killers(runs[mutant.id], mutant)) for mutant in planted}
+        for mutant in planted:
+            count, task = mine[mutant.id], mutant.killed_by
+            verdict = f"killed by {count} of {task}" if count else "SURVIVES"
+            yield f"{mutant.family:8} {mutant.id:44} {verdict}, {len(red(runs[mutant.id]))} red"
+        killed = sum(map(bool, mine.values()))
+        yield f"lab {which.id}: {killed} of {len(runs)} mutants killed in their task (seed {seed})"
     else:
-        for path, run in zip(VARIANTS, run_all([(v, seed) for v in VARIANTS]), strict=True):
+        styles = variants(which)
+        for path, run in zip(styles, run_all([(v, seed) for v in styles]), strict=True):
             passed = sum(t.outcome == "passed" for t in run.tests.values())
-            yield f"{path.parent.name:32} {passed} of {len(run.tests)} tests pass (seed {seed})"
+            yield f"{which.id} {path.parent.name:32} {passed} of {len(run.tests)} (seed {seed})"
 
 
 if __name__ == "__main__":
-    for line in _table(sys.argv[1], seed=int(sys.argv[2]) if len(sys.argv) > 2 else 1):
-        print(line)
+    for each in [lab(one) for one in sys.argv[2:]] or labs().values():
+        for line in _table(sys.argv[1], each, seed=1):
+            print(line, flush=True)

@@ -1,4 +1,4 @@
-"""Measures every planted bug for diagnosis and writes tests/mutants/lora.signs.json: `make signs`.
+"""Measures every planted bug for diagnosis and writes tests/mutants/*.signs.json: `make signs`.
 
 Each bug is measured twice, with the same questions and other luck for whatever it draws itself: a
 number that changes is marked "~", so that it is compared loosely.
@@ -12,18 +12,29 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from harness import LAB, REFERENCE, Mutant, mutants
+from harness import Mutant, mutants, planted
 from torch import Tensor
 
 from minituner.grading import behave, diagnose
-from minituner.grading.registry import ROOT
+from minituner.grading.registry import ROOT, Lab, lab, labs
 
-TABLE = ROOT / "tests/mutants/lora.signs.json"
 CHECKS = ROOT / "src/minituner/grading/checks"
-SOURCES = (REFERENCE, ROOT / "tests/mutants/lora.toml", *CHECKS.glob("*.py"))
+
+
+def table_of(which: Lab) -> Path:
+    """Where a lab's measurements stand."""
+    return planted(which).with_suffix(".signs.json")
+
+
+def sources(which: Lab) -> list[Path]:
+    """What they depend on: reference, bugs, the lab's checks and what all checks share."""
+    others = [f"lab{other}" for other in labs() if other != which.id]
+    checks = [path for path in CHECKS.glob("*.py") if path.name[:5] not in others]
+    return sorted([ROOT / which.reference, planted(which), *checks])
 
 
 class OtherLuck(behave.Here):
@@ -35,10 +46,10 @@ class OtherLuck(behave.Here):
         super().send(header, tensors)
 
 
-def measured(source: str) -> Mapping[str, str]:
+def measured(which: Lab, source: str) -> Mapping[str, str]:
     """What a source shows where it fails, its lucky numbers blanked."""
     with contextlib.redirect_stdout(io.StringIO()):  # one of the bugs prints
-        one, two = (behave.signs(LAB, source, worker) for worker in (behave.Here, OtherLuck))
+        one, two = (behave.signs(which, source, worker) for worker in (behave.Here, OtherLuck))
     red = {check: steady(sign, two.get(check, "")) for check, sign in one.items() if sign}
     return {check: sign[: diagnose.LONGEST] for check, sign in red.items()}
 
@@ -56,23 +67,26 @@ def steady(one: str, two: str) -> str:
     return "".join(part + number for part, number in zip(parts, [*kept, ""], strict=True))
 
 
-def digest() -> str:
+def digest(which: Lab) -> str:
     """Of everything the table depends on, torch included."""
     whole = hashlib.sha256(torch.__version__.split("+")[0].encode())
-    for path in sorted(SOURCES):
+    for path in sources(which):
         whole.update(path.read_bytes())
     return whole.hexdigest()[:16]
 
 
 def table(chosen: Sequence[Mutant]) -> dict[str, Mapping[str, str]]:
-    return {mutant.name: measured(mutant.source()) for mutant in chosen}
+    return {mutant.name: measured(mutant.lab, mutant.source()) for mutant in chosen}
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = {"made_by": "make signs", "digest": digest(), "signs": table(mutants())}
-    TABLE.write_text(json.dumps(rows, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{TABLE.name}: {len(mutants())} planted bugs\n")
+    for which in [lab(one) for one in sys.argv[1:]] or labs().values():
+        signs = table(mutants(which))
+        rows = {"made_by": "make signs", "digest": digest(which), "signs": signs}
+        text = json.dumps(rows, indent=0, ensure_ascii=False)
+        table_of(which).write_text(text + "\n", encoding="utf-8")
+        sys.stdout.write(f"{table_of(which).name}: {len(signs)} planted bugs\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import LAB, REFERENCE, VARIANTS
+from harness import LAB, REFERENCE, variants
 
 from minituner.grading.clerk import Clerk, NoClerk
 from minituner.grading.gates import check_source
@@ -79,7 +79,7 @@ def test_the_review_is_that_of_grade(clerk: Clerk) -> None:
     assert "lora.py:1 F401" in advice.findings[0]
 
 
-@pytest.mark.parametrize("path", VARIANTS, ids=[path.parent.name for path in VARIANTS])
+@pytest.mark.parametrize("path", variants(), ids=[path.parent.name for path in variants()])
 def test_warm_types_are_those_of_mypy_on_other_styles(clerk: Clerk, path: Path) -> None:
     """Right answers in any style: no finding; test_variants asks the command for the same."""
     assert clerk.types(LAB, path.read_text(encoding="utf-8")) == GateResult("types", "passed")

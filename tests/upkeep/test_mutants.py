@@ -4,58 +4,86 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import cache
 
 import pytest
-from harness import LAB, REFERENCE, Mutant, killers, mutants, red, run_mutants
+from harness import Mutant, killers, mutants, red, run_mutants
 
 from minituner.grading.contract import ContractRun
+from minituner.grading.registry import ROOT, Lab, labs
 
-pytestmark = pytest.mark.xdist_group("mutants")  # they share one run of them all
-MUTANTS = mutants()
-FAMILIES = ("init", "forward", "freeze", "wrap", "state", "merge")
+FAMILIES = {
+    "00": ("init", "forward", "freeze", "wrap", "state", "merge"),
+    "01": ("parameters", "memory", "audit"),
+    "02": ("data", "loop", "evaluation", "resume"),
+    "03": ("spectrum", "factors", "subspaces", "budgets"),
+}
+LEAST = {"00": (60, 8)}  # mutants of the lab, of each family; a later lab's in LATER
+LATER = (20, 3)
+MUTANTS = {which.id: mutants(which) for which in labs().values()}
+# A lab's bugs share one run of them all, so they stay with one worker.
+every_lab = pytest.mark.parametrize(
+    "lab",
+    [
+        pytest.param(one, id=one.id, marks=pytest.mark.xdist_group(f"mutants-{one.id}"))
+        for one in labs().values()
+    ],
+)
+every_mutant = pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(one, id=one.id, marks=pytest.mark.xdist_group(f"mutants-{one.lab.id}"))
+        for planted in MUTANTS.values()
+        for one in planted
+    ],
+)
 
 
-@pytest.fixture(scope="module")
-def runs() -> dict[str, ContractRun]:
+@cache
+def runs(lab_id: str) -> dict[str, ContractRun]:
     """Every mutant through the whole contract, all with one seed that changes from run to run."""
-    return run_mutants(MUTANTS, seed=random.randrange(2**31))
+    return run_mutants(MUTANTS[lab_id], seed=random.randrange(2**31))
 
 
-def test_the_list_is_well_formed() -> None:
-    """At least 60 mutants, 8 a family, unique names, one edit that occurs once, both languages."""
-    families = Counter(mutant.family for mutant in MUTANTS)
-    assert set(families) == set(FAMILIES)
-    assert min(families.values()) >= 8
-    assert len(MUTANTS) >= 60
-    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
-    reference = REFERENCE.read_text(encoding="utf-8")
-    tasks = {task.id for task in LAB.tasks if task.kind == "code"}
-    for mutant in MUTANTS:
+@every_lab
+def test_the_list_is_well_formed(lab: Lab) -> None:
+    """Enough a lab and a family, unique names, one edit that occurs once, both languages."""
+    planted = MUTANTS[lab.id]
+    families = Counter(mutant.family for mutant in planted)
+    assert set(families) == set(FAMILIES[lab.id])
+    most, each = LEAST.get(lab.id, LATER)
+    assert min(families.values()) >= each
+    assert len(planted) >= most
+    assert len({mutant.name for mutant in planted}) == len(planted)
+    reference = (ROOT / lab.reference).read_text(encoding="utf-8")
+    for mutant in planted:
         assert reference.count(mutant.old) == 1, f"{mutant.name}: old must occur exactly once"
         assert mutant.old != mutant.new, mutant.name
-        assert mutant.killed_by in tasks, mutant.name
+        assert mutant.killed_by in lab.code, mutant.name
         assert mutant.pitfall.en.strip() and mutant.pitfall.es.strip(), mutant.name
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_it_dies_in_its_task(mutant: Mutant, runs: dict[str, ContractRun]) -> None:
+@every_mutant
+def test_it_dies_in_its_task(mutant: Mutant) -> None:
     """The contract kills it in a test of the task it belongs to."""
-    run = runs[mutant.name]
+    run = runs(mutant.lab.id)[mutant.id]
     assert not run.broken, run.broken
-    assert killers(run, mutant.killed_by), f"survives {mutant.killed_by}; red: {sorted(red(run))}"
+    assert killers(run, mutant), f"survives {mutant.killed_by}; red: {sorted(red(run))}"
 
 
-def test_every_contract_test_kills(runs: dict[str, ContractRun]) -> None:
+@every_lab
+def test_every_contract_test_kills(lab: Lab) -> None:
     """A contract test that no mutant fails would be a test that cannot fail."""
-    used = {name for run in runs.values() for name in red(run)}
-    every = {name for task in LAB.tasks for name in task.tests}
+    used = {name for run in runs(lab.id).values() for name in red(run)}
+    every = {name for task in lab.tasks for name in task.tests}
     assert sorted(every - used) == []
 
 
-def test_no_two_behave_alike(runs: dict[str, ContractRun]) -> None:
+@every_lab
+def test_no_two_behave_alike(lab: Lab) -> None:
     """No two mutants fail the same tests with the same measured values at the same seed."""
     seen: dict[frozenset[tuple[str, str]], str] = {}
-    for name, run in runs.items():
+    for name, run in runs(lab.id).items():
         signature = frozenset(red(run).items())
         assert signature not in seen, f"{name} behaves like {seen[signature]}"
         seen[signature] = name

@@ -156,10 +156,22 @@ def test_the_reference_page_shows_the_reference() -> None:
                 assert block in shown[task], f"{page.name}: {task} is not the reference's code"
 
 
-def test_mutants_name_tasks_of_the_registry() -> None:
+@pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.id)
+def test_mutants_name_tasks_of_the_registry(lab: Lab) -> None:
     """killed_by is a task with tests, and every task with tests has a mutant."""
-    paid = {task.id for task in find("00").tasks if task.tests}
-    assert {mutant.killed_by for mutant in mutants()} == paid
+    paid = {task.id for task in lab.tasks if task.tests}
+    assert {mutant.killed_by for mutant in mutants(lab)} == paid
+
+
+@pytest.mark.parametrize("lab", LABS[1:], ids=lambda lab: lab.id)
+def test_later_labs_have_enough_and_stay_out_of_lab_00s_expressions(lab: Lab) -> None:
+    """At least 30 tests, test_<star>_<claim>, none of them selected by an expression of lab 00."""
+    names = [name for name, _, _ in claims_of(lab)]
+    assert len(names) >= 30
+    stem = lab.star.removesuffix(".py")
+    for name in names:
+        assert name.startswith(f"test_{stem}_"), name
+        assert not any(selects(expression, name) for expression in LABS[0].expressions), name
 
 
 def test_an_unknown_lab_is_one_clear_line() -> None:

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from minituner.grading.contract import run_contract
-from minituner.grading.registry import ROOT, lab
+from minituner.grading.registry import ROOT, Lab, given, lab, labs
 from minituner.grading.stub import strip, stub
 
 LAB = lab("00")
 NAMES = {name for task in LAB.tasks for name in task.tests}
+# Tasks whose tests ask for what the code of another task does.
+WITHOUT_CODE = {"00": ("C3", "D2", "D3")}
+every_lab = pytest.mark.parametrize("lab", labs().values(), ids=lambda lab: lab.id)
+EXPRESSIONS = [(one, words) for one in labs().values() for words in one.expressions]
 
 
 def pytest_here(*args: str) -> subprocess.CompletedProcess[str]:
@@ -29,19 +33,20 @@ def collected(*args: str) -> set[str]:
     return {line for line in lines if "::" in line}
 
 
-def test_stub_is_the_stripped_reference() -> None:
+@every_lab
+def test_stub_is_the_stripped_reference(lab: Lab) -> None:
     """To the byte; a repository whose learner has begun skips this on purpose."""
-    shipped = (ROOT / LAB.file).read_bytes()
+    shipped = (ROOT / lab.file).read_bytes()
     if b"raise NotImplementedError" not in shipped:
-        pytest.skip("src/minituner/lora.py is not the stub: somebody has solved it here")
-    assert shipped == stub(LAB).encode()
+        pytest.skip(f"{lab.file} is not the stub: somebody has solved it here")
+    assert shipped == stub(lab).encode()
 
 
-def test_stub_has_a_raise_for_each_coded_task() -> None:
-    """Each marked region names its task; D2, D3 and C3 need no code of their own."""
-    raised = re.findall(r'"(\w\d): ', stub(LAB))
-    code = [task.id for task in LAB.tasks if task.kind == "code"]
-    assert sorted(raised) == [t for t in sorted(code) if t not in ("C3", "D2", "D3")]
+@every_lab
+def test_stub_has_a_raise_for_each_coded_task(lab: Lab) -> None:
+    """Each marked region names its task; a few need no code of their own."""
+    raised = set(re.findall(r'"(\w\d): ', stub(lab)))
+    assert raised == lab.code - set(WITHOUT_CODE.get(lab.id, ()))
 
 
 def test_strip_can_fail() -> None:
@@ -53,11 +58,15 @@ def test_strip_can_fail() -> None:
     assert strip(reference.replace("r: int = 8", "r: int = 4"), LAB) != stub(LAB)
 
 
-def test_every_contract_test_is_todo() -> None:
+@every_lab
+def test_every_contract_test_is_todo(lab: Lab, tmp_path: Path) -> None:
     """One by one, by NotImplementedError, with no error of collection or fixture."""
-    run = run_contract(LAB, ROOT / LAB.file, seed=1)
+    path = tmp_path / lab.star
+    path.write_text(stub(lab), encoding="utf-8")
+    run = run_contract(lab, path, seed=1)
     assert (run.broken, run.unrunnable) == ("", "")
-    assert {name for name, test in run.tests.items() if test.outcome == "todo"} == NAMES
+    todo = {name for name, test in run.tests.items() if test.outcome == "todo"}
+    assert todo == {name for task in lab.tasks for name in task.tests}
 
 
 def test_pytest_k_lora_is_red_as_shipped() -> None:
@@ -73,12 +82,13 @@ def test_pytest_k_lora_is_green_with_the_reference() -> None:
     assert (done.returncode, f"{len(NAMES)} passed in" in done.stdout) == (0, True), done.stdout
 
 
-@pytest.mark.parametrize("expression", LAB.expressions)
-def test_both_expressions_select_the_whole_contract(expression: str) -> None:
+@pytest.mark.parametrize(("lab", "expression"), EXPRESSIONS, ids=lambda of: getattr(of, "id", None))
+def test_its_expressions_select_the_whole_contract(lab: Lab, expression: str) -> None:
     """And nothing else, from the root and from the lab page's own command."""
-    expected = {f"{LAB.contract}::{name}[cpu]" for name in NAMES}
-    assert collected("--device", "cpu", "-k", expression) == expected
-    assert collected("--device", "cpu", LAB.contract, "-k", expression) == expected
+    expected = {f"{lab.contract}::{name}" for task in lab.tasks for name in task.tests}
+    for where in ((), (lab.contract,)):
+        found = collected("--device", "cpu", *where, "-k", expression)
+        assert {test.removesuffix("[cpu]") for test in found} == expected
 
 
 def write(folder: Path, change: str, into: str) -> Path:
@@ -127,12 +137,13 @@ def test_the_package_imports_nothing() -> None:
 
 def test_arrows_point_the_right_way() -> None:
     """Nobody but the contract and the experiments imports a ★ module; given files know no judge."""
-    star = f"minituner.{Path(LAB.file).stem}"
+    stars = {one.module for one in labs().values()}
+    own = {path.name for path in given().values()} | {one.star for one in labs().values()}
     for path in (ROOT / "src/minituner").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         froms = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         plain = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names = froms | plain
-        assert star not in names, path
-        if path.name in ("minigpt.py", LAB.star):
+        assert not stars & names, path
+        if path.parent.name == "minituner" and path.name in own:
             assert not any(name.startswith("minituner.grading") for name in names), path

@@ -20,7 +20,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import build
-from harness import REFERENCE, VARIANTS, mutants
+from harness import REFERENCE, mutants, variants
 
 from minituner.grading import cache
 from minituner.grading.cohort import run_cohort
@@ -32,7 +32,7 @@ Case = tuple[str, str, int | None, str]  # name, source, score or None, a task t
 
 
 def right() -> Iterator[Case]:
-    for path in cycle([REFERENCE, *VARIANTS]):
+    for path in cycle([REFERENCE, *variants()]):
         yield f"right-{path.parent.name}", path.read_text(encoding="utf-8"), 96, "S3"
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from minituner.grading.formats import FORMS, render
 from minituner.grading.registry import lab
 from minituner.grading.report import GateResult, Report, Result, TaskResult, judge
-from minituner.words import LANGUAGES, VARIABLE, explain, say
+from minituner.words import LANGUAGES, VARIABLE, explaining, say
 
 HERE = Path(__file__).parent
 ENDINGS = {"github": "txt", "junit": "xml", "markdown": "md"}  # the others are json
 LAB = lab("00")
+explain = explaining(LAB.page)
 VERSIONS = {"minituner": "0", "python": "3", "torch": "2", "pytest": "9", "mypy": "2", "ruff": "0"}
 
 
