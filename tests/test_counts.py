@@ -591,7 +591,7 @@ def test_counts_full_in_float32_is_4_4_8() -> None:
     assert got == want, explain(
         measured=f"full_finetune_memory({n}) = {got[0]}",
         expected=want[0],
-        cause="a bucket is wrong: weights 4, gradients 4, Adam's two float32 moments 8 bytes each",
+        cause="a bucket is wrong: weights 4, gradients 4, Adam's two float32 moments 8 together",
         read="P6",
     )
 
