@@ -140,7 +140,7 @@ def hint(
     stage = min(shown + 1, most) if stage is None else stage
     if not 1 <= stage <= most:
         broken(say("hint: expected a stage from 1 to {most}, got {got}", most=most, got=stage))
-    command = f"minituner hint {task.id}"
+    command = f"minituner hint {task.id}{which.option}"
     if stage > shown + 1:
         broken(
             say(

@@ -36,7 +36,9 @@ def status(lang: Lang = "") -> None:
         state = memory.lab_state(which.id)
         console.print(Text(f"{say('lab')} {which.id} · {which.title}", "bold"))
         if not state:
-            console.print(f"  {say('not run yet; try {command}', command='minituner watch')}")
+            console.print(
+                f"  {say('not run yet; try {command}', command=f'minituner watch{which.option}')}"
+            )
             continue
         total = say("total {score}/{most}", score=state["score"], most=state["max_score"])
         minutes = _minutes(sum(state["seconds"].values()))
@@ -82,7 +84,7 @@ def solution(
         question = say("Block {block} is not green yet. Show its solution?", block=block)
         if not agreed(question):
             first = next(task.id for task in _code(which) if task.id[0] == block)
-            again = command("minituner", f"hint {first}")
+            again = command("minituner", f"hint {first}{which.option}")
             typer.echo(say("nothing was shown; a hint helps more: {command}", command=again))
             raise typer.Exit(1)
     theirs = path.read_text(encoding="utf-8")

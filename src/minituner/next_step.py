@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from minituner.grading.notes import predicted
-from minituner.grading.registry import ROOT, Lab
+from minituner.grading.registry import ROOT, Lab, labs
 from minituner.grading.report import Report, TaskResult
 from minituner.words import page, say
 
@@ -31,8 +31,11 @@ def next_step(lab: Lab, report: Report) -> Iterable[RenderableType]:
         return
     todo = first_to_do(report.tasks)
     if todo is None:
-        yield Text(say("All green. What you wrote is LoRA."), "bold green")
+        yield Text(str(lab.done), "bold green")
         yield Text(say("Compare it with the solution: {path}", path=page(_solution(lab))))
+        if report.isolation == "none" and (later := following(lab)):
+            what, grade = page(later.page), command("minituner", f"grade{later.option}")
+            yield Text(say("The next lab: {page}, then {command}", page=what, command=grade))
         return
     yield Text.assemble((say("next"), "bold"), f"  {todo.id} · {lab.task(todo.id).title}")
     own = report.isolation == "none"
@@ -101,7 +104,7 @@ def _again(lab: Lab, report: Report, todo: TaskResult) -> str:
     if todo.test:
         impl = "" if report.file == lab.file else f" --impl={report.file}"
         return command("pytest", f"-k {todo.test}{impl}")
-    return command("minituner", "grade")
+    return command("minituner", f"grade{lab.option}")
 
 
 def command(tool: str, words: str) -> str:
@@ -126,6 +129,11 @@ def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
     if first.outcome == "todo":
         return next((task for task in tasks if task.id == named), first)
     return next((task for task in tasks if task.misconception), first)
+
+
+def following(lab: Lab) -> Lab | None:
+    """The lab after this one; None after the last."""
+    return next((later for later in labs().values() if later.id > lab.id), None)
 
 
 def _solution(lab: Lab) -> str:

@@ -136,7 +136,7 @@ def _body(state: State) -> Iterable[RenderableType]:
     todo = state.current()
     if todo is None:
         if state.report is not None and state.report.exit_code == 0:
-            yield Text(say("All green. What you wrote is LoRA."), "bold green")
+            yield Text(str(state.lab.done), "bold green")
         elif state.tasks and state.report is None:
             yield Text(f"… {say('running the contract')}", "dim")
         return

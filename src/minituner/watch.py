@@ -157,9 +157,9 @@ class Watch:
         if todo is not None and memory.stuck_seconds(self.lab.id) >= memory.LONG:
             self.state.notices.append(
                 say(
-                    "{minutes} minutes on this one: minituner solution {block} shows a way",
+                    "{minutes} minutes on this one: {command} shows a way",
                     minutes=int(memory.stuck_seconds(self.lab.id) // 60),
-                    block=todo.id[0],
+                    command=f"minituner solution {todo.id[0]}{self.lab.option}",
                 )
             )
 

@@ -62,6 +62,7 @@ class Lab:
     id: str
     slug: str
     title: Both
+    done: Both  # what is said when all is green
     file: str
     contract: str
     page: str
@@ -87,6 +88,11 @@ class Lab:
     def module(self) -> str:
         """minituner.lora"""
         return f"minituner.{Path(self.file).stem}"
+
+    @property
+    def option(self) -> str:
+        """What a command needs to mean this lab; nothing for the first."""
+        return "" if self.id == next(iter(labs())) else f" --lab {self.id}"
 
     @property
     def digest_key(self) -> str:
@@ -136,7 +142,7 @@ def _task(row: dict[str, Any]) -> Task:
 
 def _lab(row: dict[str, Any]) -> Lab:
     row |= {name: tuple(row[name]) for name in LISTS}
-    row["title"] = Both(**row["title"])
+    row |= {name: Both(**row[name]) for name in ("title", "done")}
     row["predict"] = tuple(
         Predict(one["task"], tuple(one["keys"]), Both(**one["label"]))
         for one in row.get("predict", ())
@@ -170,12 +176,12 @@ def given() -> dict[str, Path]:
 
 
 def lab(lab_id: str) -> Lab:
-    """The lab with this id.
+    """The lab with this id; 1 is 01.
 
     Raises:
         RegistryError: there is none.
     """
     try:
-        return labs()[lab_id]
+        return labs()[lab_id.zfill(2)]
     except KeyError:
         raise RegistryError(one_of("--lab", labs(), lab_id)) from None
