@@ -144,3 +144,13 @@ def test_committed_allocations_are_what_torch_does(
     assert (
         row["predicted"] == tables.buckets(counts, tables.cases(counts)[0], optimizer)[row["way"]]
     )
+
+
+def test_adapters_on_q_and_v_alone_keep_what_the_theory_says(allocations: Any, tables: Any) -> None:
+    """728 numbers a token and block: neither fc1 nor fc2 keeps its input (theory/03-memory)."""
+    model = allocations.minigpt(tables.MINI, None).requires_grad_(False)
+    for block in model.blocks:
+        for name in ("q_proj", "v_proj"):
+            setattr(block.attn, name, allocations.Adapter(getattr(block.attn, name), 8))
+    tokens = torch.zeros(tables.BATCH, tables.SEQ, dtype=torch.long)
+    assert allocations.saved_bytes(model, tokens) == 4 * 1024 * 4 * (1032 - 320 + 2 * 8)
