@@ -992,10 +992,10 @@ def test_rank_budget_rank_rounds_down() -> None:
     shapes = [LinearShape(f"l{i}", random.randint(2, 40), random.randint(41, 90)) for i in range(3)]
     step, r = sum(s.in_features + s.out_features for s in shapes), random.randint(2, 9)
     got = [equal_budget_rank(shapes, r * step + extra) for extra in (-1, 0, step - 1)]
-    got.append(equal_budget_rank([LinearShape("one", 2, 3)], 50))
-    assert got == [r - 1, r, r, 10] and {type(each) for each in got} == {int}, explain(
+    got += [equal_budget_rank([LinearShape("one", 2, 3)], budget) for budget in (5, 50)]
+    assert got == [r - 1, r, r, 1, 10] and {type(each) for each in got} == {int}, explain(
         measured=got,
-        expected=[r - 1, r, r, 10],
+        expected=[r - 1, r, r, 1, 10],
         cause="the budget is rounded up or to the nearest, or the rank is cut at the matrix's own",
         read="P11",
     )
