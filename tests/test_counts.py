@@ -59,6 +59,12 @@ class Special(nn.Linear):
     """Somebody's own kind of nn.Linear."""
 
 
+class Lookalike(nn.Module):
+    """No linear, whatever it calls its sizes."""
+
+    in_features, out_features, bias = 3, 2, None
+
+
 class Adapter(nn.Module):
     """LoRA as in lab 00, as far as counting goes: a frozen base, A and B beside it."""
 
@@ -270,14 +276,14 @@ def test_counts_inventory_lists_names_shapes_and_bias() -> None:
 
 @pytest.mark.task("A2")
 def test_counts_inventory_takes_subclasses_and_no_other_kind() -> None:
-    """A subclass of nn.Linear is a linear; Conv1d, Embedding and LayerNorm are not."""
+    """A subclass of nn.Linear is a linear; Conv1d, Embedding and lookalikes are not."""
     model = nn.ModuleDict(
         {
             "own": Special(3, 2),
             "conv": nn.Conv1d(3, 2, 1),
             "emb": nn.Embedding(5, 3),
             "norm": nn.LayerNorm(3),
-            "linear_like": nn.Bilinear(3, 2, 4),
+            "linear_like": Lookalike(),
         }
     )
     got = [shape.name for shape in linear_inventory(model)]
@@ -541,6 +547,13 @@ def test_counts_ratio_is_weight_over_adapter() -> None:
         expected=want,
         cause="the ratio is upside down, rounded, or not of the weight alone against the adapter",
         read="P1",
+    )
+    said, right = names_it(partial(compression_ratio, 4, 3, 0), "r", "0")
+    assert right, explain(
+        measured=f"compression_ratio(4, 3, 0) -> {said!r}",
+        expected="ValueError: r … 0",
+        cause="a size is not checked, or the message lacks its name and the value it got",
+        read=BLUEPRINT,
     )
 
 
