@@ -462,7 +462,7 @@ def test_counts_wrapped_gives_a_tied_head_an_adapter_of_its_own() -> None:
 
 
 @pytest.mark.task("A4")
-def test_counts_wrapped_freezes_all_that_was_there() -> None:
+def test_counts_wrapped_frozen_is_all_that_was_there() -> None:
     """Frozen is every parameter of the model, whatever its flag says now."""
     config = small_config()
     model = MiniGPT(config)
