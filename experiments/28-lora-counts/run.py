@@ -65,7 +65,11 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--figures", action="store_true", help="draw the lab's figures")
     chosen = options.parse_args()
-    return report("01", chosen, measure_and_draw if chosen.figures else measure)
+    try:
+        return report("01", chosen, measure_and_draw if chosen.figures else measure)
+    except ModuleNotFoundError as missing:  # matplotlib: its message says how to get it
+        print(missing)
+        return 2
 
 
 if __name__ == "__main__":
