@@ -584,7 +584,7 @@ def test_adapt_rate_without_warmup_starts_at_the_peak() -> None:
     assert abs(got - 0.5) < 1e-12, explain(
         measured=f"learning_rate(0) = {got}",
         expected=0.5,
-        cause="a warmup of 0 is divided by, or still warms up",
+        cause="a warmup of 0 still warms up, or ends in a division by zero",
         read="P5",
     )
 
