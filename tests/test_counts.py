@@ -449,12 +449,18 @@ def test_counts_wrapped_takes_a_linear_of_two_names_or_targets_once() -> None:
 
 @pytest.mark.task("A4")
 def test_counts_wrapped_gives_a_tied_head_an_adapter_of_its_own() -> None:
-    """lm_head as a target: r (d_model + vocab_size) more, and its tied weight is frozen once."""
+    """A linear whose weight is tied gets its adapter, and the weight is frozen once."""
     config, r = small_config(), random.randint(1, 9)
-    got = pair(wrapped_count(MiniGPT(config), r, ("lm_head",)))
-    want = (r * (config.d_model + config.vocab_size), sum(split(MiniGPT(config))))
+    two = nn.ModuleDict({"one": nn.Linear(6, 4), "other": nn.Linear(6, 4)})
+    two["other"].weight = two["one"].weight
+    got = [
+        pair(wrapped_count(MiniGPT(config), r, ("lm_head",))),
+        pair(wrapped_count(two, r, ("one", "other"))),
+    ]
+    head = r * (config.d_model + config.vocab_size)
+    want = [(head, sum(split(MiniGPT(config)))), (2 * r * (6 + 4), 6 * 4 + 2 * 4)]
     assert got == want, explain(
-        measured=f"wrapped_count(model, {r}, ('lm_head',)) = {got}",
+        measured=f"lm_head, and two linears with one weight, r = {r}: {got}",
         expected=want,
         cause="a linear whose weight is shared is left out; two modules with one weight are two",
         read="P4",
