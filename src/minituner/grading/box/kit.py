@@ -9,7 +9,7 @@ lies about its flags or its parameters has to lie at a deeper place. Leaves out:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,11 @@ def same(a: object, b: object) -> bool:
 
 def kind(thing: object) -> str:
     return type(thing).__name__
+
+
+def fields(rows: Iterable[object], names: Sequence[str]) -> list[list[Any]]:
+    """The attributes with these names of each row, in order."""
+    return [[getattr(row, name) for name in names] for row in rows]
 
 
 def subclass(of: type[nn.Module], name: str) -> type[nn.Module]:
