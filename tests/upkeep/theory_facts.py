@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from theory_facts_memory import memory_facts
+from theory_facts_rank import rank_facts
 from theory_numbers import About, Fact, fact
 from theory_values import (
     ALPHA,
@@ -265,7 +267,9 @@ def merging_facts() -> list[Fact]:
 PAGES: dict[str, Callable[[], list[Fact]]] = {
     "01-the-update": update_facts,
     "02-parameter-count": count_facts,
+    "03-memory": memory_facts,
     "04-merging-and-floats": merging_facts,
+    "06-low-rank": rank_facts,
 }
 FACTS = {name: cache(facts) for name, facts in PAGES.items()}
 every_page = pytest.mark.parametrize("page", PAGES)
