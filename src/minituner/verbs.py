@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 Pair = tuple[str, str]  # base form, past tense
+LONGEST = 10  # letters of the longest base form, listed or made up
 
 # One syllable that ends in one vowel and one consonant doubles it: stop stopped, but not fix, show.
 DOUBLES = re.compile(r"(?:[bcdfghjklmnprstvwxyz]*|s?qu)[aeiou][bdfgklmnprstvz]")
@@ -91,19 +92,49 @@ def split(taught: int = 120, watched: int = 90) -> Split:
     return Split(*(tuple(sorted(part)) for part in parts))
 
 
+@cache
+def _taken() -> frozenset[str]:
+    """Real verbs that are never made up: all that are listed, and those with another past."""
+    return frozenset(base for base, _ in regular() + irregular()) | set(_words("left_out"))
+
+
 def made_up(count: int, rng: random.Random) -> list[Pair]:
     """Pronounceable verbs that nobody uses, each with its regular past: ("splig", "spligged").
 
     No listed verb is among them, nor a real one whose past would be another. One may come twice,
     and some may be real words by chance.
     """
-    taken = {base for base, _ in regular() + irregular()} | set(_words("left_out"))
+    taken = _taken()
     found: list[Pair] = []
     while len(found) < count:
         verb = _invent(rng)
-        if 3 <= len(verb) <= 10 and verb not in taken:
+        if 3 <= len(verb) <= LONGEST and verb not in taken:
             found.append((verb, regular_past(verb)))
     return found
+
+
+def lookalikes(count: int, rng: random.Random) -> list[Pair]:
+    """Made-up verbs one sound away from an irregular one, each with its regular past.
+
+    ("ging", "ginged") from sing, ("blink", "blinked") from think. As in made_up, no listed verb is
+    among them, one may come twice, and some are real words by chance.
+    """
+    taken = _taken()
+    found: list[Pair] = []
+    while len(found) < count:
+        verb = _disguise(rng.choice(irregular())[0], rng)
+        if 3 <= len(verb) <= LONGEST and verb not in taken:
+            found.append((verb, regular_past(verb)))
+    return found
+
+
+def _disguise(verb: str, rng: random.Random) -> str:
+    """The verb with another onset, or with another end of its last syllable."""
+    onset, vowels, rest = re.fullmatch("([^aeiou]*)([aeiouy]*)(.*)", verb).groups()
+    if rng.random() < 0.6:
+        return rng.choice(_words("onset")) + vowels + rest
+    ends = _words("before_e") if rest.endswith("e") else _words("single") + _words("cluster")
+    return onset + vowels + rng.choice(ends) + ("e" if rest.endswith("e") else "")
 
 
 def _invent(rng: random.Random) -> str:
