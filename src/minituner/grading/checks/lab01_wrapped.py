@@ -76,10 +76,14 @@ def counts_wrapped_takes_a_linear_of_two_names_or_targets_once(ask: Asking) -> N
 
 
 def counts_wrapped_gives_a_tied_head_an_adapter_of_its_own(ask: Asking) -> None:
-    size, r = small(ask), ask.rng.randint(1, 9)
-    got = _pairs(ask, _wrapped(ask, minigpt(ask, size), r, ("lm_head",)))[0]
-    want = [r * (size["d_model"] + size["vocab_size"]), entries(size)]
-    equal(ask, f"wrapped_count(model, {r}, ('lm_head',))", got, want)
+    size, r, (one, other) = small(ask), ask.rng.randint(1, 9), words(ask, 2)
+    two = ask.w.keep(ask.nn.ModuleDict({name: ask.nn.Linear(6, 4) for name in (one, other)}))
+    ask.w.do(ask.kit.assign(two[other], "weight", two[one].weight))
+    head = _wrapped(ask, minigpt(ask, size), r, ("lm_head",))
+    got = _pairs(ask, head, _wrapped(ask, two, r, (one, other)))
+    want = [[r * (size["d_model"] + size["vocab_size"]), entries(size)]]
+    want.append([2 * r * (6 + 4), 6 * 4 + 2 * 4])
+    equal(ask, f"lm_head, and two linears with one weight, r = {r}:", got, want)
 
 
 def counts_wrapped_frozen_is_all_that_was_there(ask: Asking) -> None:
