@@ -176,7 +176,7 @@ def test_the_best_rate_is_the_one_with_the_lowest_loss(bench: Any, cell: Any, pa
 
 def test_the_bar_knows_how_many_cells_there_are(bench: Any, parts: Any) -> None:
     """The count without running equals what then runs; spectra asks for nothing else."""
-    seen = set()
+    seen: set[Any] = set()
     study = parts.ablations.Study(parts.study.SMALL, bench, seen.add)
     expected = parts.ablations.size(parts.study.SMALL, bench)
     for table in parts.study.TABLES.values():
