@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import nn
 
 from minituner import verbs
+from minituner.borrowed import lora
 from minituner.corpora import LETTERS, Ids, verb_ids
 from minituner.devices import on
 from minituner.minigpt import MiniGPT
@@ -95,8 +95,7 @@ def wrapped(rank: int, seed: int) -> MiniGPT:
     torch.manual_seed(seed)
     model = load_base()
     if rank:
-        lora = import_module("minituner.lora")
-        lora.wrap_minigpt_with_lora(model, r=rank, alpha=ALPHA_PER_RANK * rank, dropout=0.0)
+        lora().wrap_minigpt_with_lora(model, r=rank, alpha=ALPHA_PER_RANK * rank, dropout=0.0)
     return model
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean, stdev
 from types import ModuleType
@@ -20,6 +19,7 @@ from rich.console import Console
 from story import CAREFUL, MAY_FORGET, NAIVE, Outcome, for_rank, score, sets, shorter, tell
 
 from minituner.bar import bar
+from minituner.borrowed import lora
 from minituner.corpora import digest
 from minituner.plots import figure
 from minituner.recipe import Recipe
@@ -54,10 +54,6 @@ def arms(start: float) -> list[Arm]:
     # Without the bound and the patience: what a share of rehearsal alone does.
     shares = [Arm("share", 8, replace(CAREFUL, share=share)) for share in SHARES]
     return [*naive, *kept, *shares]
-
-
-def lora() -> ModuleType:
-    return import_module("minituner.lora")
 
 
 def outcomes(

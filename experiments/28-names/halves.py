@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import nn
 
+from minituner.borrowed import lora
 from minituner.corpora import END, LETTERS, name_ids
 from minituner.corpora import halves as by_first_letter
 from minituner.devices import on
@@ -56,7 +56,7 @@ class Way:
 
 WAYS = (
     Way("LoRA, r = 8", 8, 0.0, 5e-3),
-    Way("LoRA, r = 8, rehearsal", 8, 0.5, 5e-3),
+    Way("LoRA, r = 8, with rehearsal", 8, 0.5, 5e-3),
     Way("full fine-tuning", 0, 0.0, 1e-3),
 )
 
@@ -150,8 +150,7 @@ def adapted(
     model = deepcopy(world.base).cpu()
     torch.manual_seed(seed)
     if way.rank:
-        lora = import_module("minituner.lora")
-        lora.wrap_minigpt_with_lora(model, r=way.rank, alpha=2.0 * way.rank, dropout=0.0)
+        lora().wrap_minigpt_with_lora(model, r=way.rank, alpha=2.0 * way.rank, dropout=0.0)
     there = on(device, model)
     size = len(world.early.trained) + len(world.late.trained)
     recipe = replace(adapt_recipe(size, smoke), share=way.share, peak=way.peak)

@@ -108,7 +108,7 @@ def made_up(count: int, rng: random.Random) -> list[Pair]:
     found: list[Pair] = []
     while len(found) < count:
         verb = _invent(rng)
-        if 3 <= len(verb) <= LONGEST and verb not in taken:
+        if 2 <= len(verb) <= LONGEST and verb not in taken:
             found.append((verb, regular_past(verb)))
     return found
 
@@ -123,7 +123,7 @@ def lookalikes(count: int, rng: random.Random) -> list[Pair]:
     found: list[Pair] = []
     while len(found) < count:
         verb = _disguise(rng.choice(irregular())[0], rng)
-        if 3 <= len(verb) <= LONGEST and verb not in taken:
+        if 2 <= len(verb) <= LONGEST and verb not in taken:
             found.append((verb, regular_past(verb)))
     return found
 
@@ -138,7 +138,7 @@ def _disguise(verb: str, rng: random.Random) -> str:
 
 
 def _invent(rng: random.Random) -> str:
-    """One or two syllables; how often each kind comes is about as in the real list."""
+    """One to three syllables; how often each kind comes is about as in the real list."""
 
     def pick(kind: str) -> str:
         return rng.choice(_words(kind))
@@ -153,9 +153,12 @@ def _invent(rng: random.Random) -> str:
         "agree": pick("open_e"),
         "cry": "y",
         "play": pick("open"),
+        "go": "o",
     }
-    (kind,) = rng.choices(list(tails), weights=(20, 15, 23, 20, 4, 3, 6, 9))
+    (kind,) = rng.choices(list(tails), weights=(20, 15, 22, 18, 6, 3, 6, 7, 3))
     if rng.random() < 0.6:
         return onset + tails[kind]
     first = (pick("onset") if rng.random() < 0.5 else "") + pick("vowel") + pick("middle")
+    if rng.random() < 0.3:
+        first += pick("vowel") + pick("middle")
     return first + (pick("weak") if rng.random() < 0.5 else tails[kind])
