@@ -14,6 +14,13 @@ if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
 
 TITLES = {"naive": "irregular verbs alone", "careful": "rehearsal, watched"}
 
+RUNS = {
+    "naive": "irregular verbs alone",
+    "few": "rehearsing 120 verbs",
+    "less": "half rehearsal",
+    "careful": "the recipe",
+}
+
 
 def label(rank: int) -> str:
     return str(rank) if rank else "full"
@@ -44,7 +51,7 @@ def frontier(drawn: Figure, data: Any) -> None:
     axes = drawn.subplots()
     for nth, path in enumerate(data["paths"]):
         kind = f"r = {path['rank']}" if path["rank"] else "full"
-        said = f"{kind}, rehearsal {path['share']:.0%}"
+        said = f"{kind}, {RUNS[path['name']]}"
         x = [0.0, *(100 * value for value in path["learned"])]
         y = [100 * value for value in (data["base"]["watched"], *path["watched"])]
         line(axes, nth, x, y, said)

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any  # what JSON holds
 
 import drawing
+import story
 from rich.console import Console
 from story import CAREFUL, MAY_FORGET, NAIVE, Outcome, for_rank, score, sets, shorter, tell
 
+from minituner import verbs
 from minituner.bar import bar
 from minituner.borrowed import lora
 from minituner.corpora import digest
@@ -28,7 +31,8 @@ from minituner.words import say
 
 SEEDS: tuple[int, ...] = (1, 2, 3)
 RANKS = (1, 2, 4, 8, 16, 0)  # 0 is full fine-tuning
-SHARES = (0.25, 0.5)  # of rehearsal, beside 0 and the careful recipe's own, at rank 8
+LESS = 0.5  # share of rehearsal, for a run beside the careful one
+TOLD = ("steps", "size", "share", "peak", "warmup", "every")  # of a recipe, in the JSON
 Show = Callable[[int, int, int], None]  # runs done, runs in all, errors (none)
 
 
@@ -39,10 +43,11 @@ class Arm:
     name: str
     rank: int
     recipe: Recipe
+    few: bool = False  # rehearse the taught verbs alone
 
     def key(self, seed: int, code: str) -> str:
         """The same only for the same work."""
-        told = json.dumps([self.rank, asdict(self.recipe), SHA256, code, seed])
+        told = json.dumps([self.rank, self.few, asdict(self.recipe), SHA256, code, seed])
         return f"{self.name}-r{self.rank}-s{seed}-{digest(told.encode())[:8]}"
 
 
@@ -51,9 +56,9 @@ def arms(start: float) -> list[Arm]:
     careful = replace(CAREFUL, lowest=start - MAY_FORGET)
     naive = [Arm("naive", r, for_rank(r, NAIVE)) for r in RANKS]
     kept = [Arm("careful", r, for_rank(r, careful)) for r in RANKS]
-    # Without the bound and the patience: what a share of rehearsal alone does.
-    shares = [Arm("share", 8, replace(CAREFUL, share=share)) for share in SHARES]
-    return [*naive, *kept, *shares]
+    # Without the bound: what less rehearsal does, and what few verbs to rehearse do.
+    less = Arm("less", 8, replace(CAREFUL, share=LESS))
+    return [*naive, *kept, less, Arm("few", 8, CAREFUL, few=True)]
 
 
 def outcomes(
@@ -61,7 +66,9 @@ def outcomes(
 ) -> dict[Arm, list[Outcome]]:
     """Run each arm from each seed, or read what an earlier, interrupted call has run."""
     kept_in.mkdir(parents=True, exist_ok=True)
-    code = "".join(digest(Path(str(m.__file__)).read_bytes()) for m in (adapt, lora()))
+    files = [Path(str(module.__file__)) for module in (adapt, lora(), verbs, story)]
+    files.append(files[2].with_suffix(".toml"))
+    code = "".join(digest(file.read_bytes()) for file in files)
     found: dict[Arm, list[Outcome]] = {}
     done, total = 0, len(rows) * len(seeds)
     for seed in seeds:
@@ -71,7 +78,7 @@ def outcomes(
             if file.is_file():
                 got = Outcome(**json.loads(file.read_text(encoding="utf-8")))
             else:
-                got = tell(adapt, arm.recipe, arm.rank, seed)[1]
+                got = tell(adapt, arm.recipe, arm.rank, seed, few=arm.few)[1]
                 file.write_text(json.dumps(asdict(got)), encoding="utf-8")
             found.setdefault(arm, []).append(got)
             done += 1
@@ -104,7 +111,13 @@ def table(found: dict[Arm, list[Outcome]], base: dict[str, float], seeds: int) -
     rows: dict[str, list[dict[str, Any]]] = {}
     for arm, got in found.items():
         rows.setdefault(arm.name, []).append(row(arm, got))
-    return {"base": base, "seeds": seeds, "may_forget": MAY_FORGET, **rows}
+    kinds = {"naive": NAIVE, "careful": CAREFUL}
+    how: dict[str, Any] = {
+        name: {key: getattr(one, key) for key in TOLD} for name, one in kinds.items()
+    }
+    material = {name.lower(): getattr(story, name) for name in ("INVENTED", "LOOKALIKES", "OFTEN")}
+    how |= {"full_peak": story.FULL_PEAK, "may_forget": MAY_FORGET, **material}
+    return {"base": base, "seeds": seeds, "recipe": how, **rows}
 
 
 def frontier(found: dict[Arm, list[Outcome]], base: dict[str, float]) -> dict[str, Any]:
@@ -147,8 +160,10 @@ def measured(
 
 def full(console: Console, adapt: ModuleType, here: Path, smoke: bool) -> None:
     """Every run, then forgetting.* and frontier.* in figures/; with `smoke` in results/."""
-    with bar(console) as show:
-        tabled, paths = measured(adapt, here / "results" / "full", show, smoke)
+    with bar(console) as show, TemporaryDirectory() as held:
+        # What a smoke test ran is not kept for the next one.
+        kept_in = Path(held) if smoke else here / "results" / "full"
+        tabled, paths = measured(adapt, kept_in, show, smoke)
     folder = here / ("results" if smoke else "figures")
     figure(folder / "forgetting", drawing.forgetting, tabled, size=(8.5, 4.2))
     figure(folder / "frontier", drawing.frontier, paths, size=(7.0, 5.0))
