@@ -115,7 +115,8 @@ def trained(
     fresh, known = name_ids(new.trained), name_ids(old.trained)
     losses: list[float] = adapt.adapt(run, fresh, known, recipe, measure)
     adapt.load_adapters(model, run.kept)
-    show(recipe.steps, recipe.steps, 0)
+    if run.step < recipe.steps:  # patience ended it
+        show(recipe.steps, recipe.steps, 0)
     return losses
 
 

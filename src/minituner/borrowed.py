@@ -17,17 +17,20 @@ REFERENCE = Path(__file__).resolve().parents[2] / "solutions" / "lora.py"
 
 
 @cache
-def lora() -> ModuleType:
-    """The module minituner.lora, able to wrap a MiniGPT."""
+def found() -> tuple[ModuleType, bool]:
+    """The module minituner.lora, able to wrap a MiniGPT; whether it stands in for a stub."""
     own = import_module("minituner.lora")
     try:
         own.wrap_minigpt_with_lora(new_model(), r=1, alpha=1.0, dropout=0.0)
     except NotImplementedError:
         stand_in({"minituner.lora": REFERENCE})
-        return import_module("minituner.lora")
-    return own
+        return import_module("minituner.lora"), True
+    return own, False
+
+
+def lora() -> ModuleType:
+    return found()[0]
 
 
 def is_borrowed() -> bool:
-    """Whether it is the reference's in place of a stub."""
-    return Path(str(lora().__file__)) == REFERENCE
+    return found()[1]
