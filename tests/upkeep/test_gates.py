@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minituner.grading.gates import Source, check_source, intake, without_comments
-from minituner.grading.registry import ROOT, lab
+from minituner.grading.registry import ROOT, Lab, lab, labs
 from minituner.grading.report import GateResult
 from minituner.grading.tools import advise, check_types
 
@@ -138,6 +138,26 @@ def test_a_linear_as_a_factor_costs_its_task(tmp_path: Path, line: str) -> None:
     assert red(tmp_path, "nn.Linear(base.in_features, base.out_features)") == {}
     renamed = "from torch.nn import Linear as L\nx = L(8, r)\n"
     assert "parameters" in red(tmp_path, renamed)
+
+
+def test_a_linear_of_that_size_is_no_factor_in_another_lab(tmp_path: Path) -> None:
+    """Where the learner writes no adapter, a linear sized by a rank is just a linear."""
+    later = lab("01")
+    path = tmp_path / later.star
+    defined = f"{' = '.join(later.names)} = None\n"
+    path.write_text(f"from torch import nn\n{defined}probe = nn.Linear(8, r)\n", encoding="utf-8")
+    source = intake(path)
+    assert isinstance(source, Source), source
+    assert {gate.outcome for gate in check_source(source, later)} == {"passed"}
+
+
+@pytest.mark.parametrize("which", list(labs().values()), ids=lambda which: which.id)
+def test_every_reference_and_stub_passes(which: Lab) -> None:
+    """In its own lab, neither breaks a rule."""
+    for path in (which.reference, which.file):
+        source = intake(ROOT / path)
+        assert isinstance(source, Source), source
+        assert {gate.outcome for gate in check_source(source, which)} == {"passed"}, path
 
 
 @pytest.mark.parametrize(
