@@ -19,7 +19,7 @@ from minituner.minigpt import MiniGPT, MiniGPTConfig
 from minituner.verbs import Pair
 
 PATH = Path(__file__).resolve().parents[2] / "experiments" / "28-irregular-verbs" / "base.pt"
-SHA256 = "932de19dc51f741f5e09fe2a616f82f94793f68f25a4b8029e9780cbffb83610"
+SHA256 = "01165bff39dc8530f23e1e66a0da174cd4102885c2132b21e44b2429b721d100"
 CONFIG = MiniGPTConfig(
     vocab_size=LETTERS.size, block_size=24, n_layer=2, n_head=4, d_model=64, d_ff=256
 )
