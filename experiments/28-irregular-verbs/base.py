@@ -1,6 +1,6 @@
 """Trains the base of the verb labs and writes base.pt: how the file that is shipped was made.
 
-    python experiments/28-irregular-verbs/base.py --out base-again.pt    four minutes on one free core
+    python experiments/28-irregular-verbs/base.py --out again.pt    four minutes on one free core
 
 Every batch mixes the verbs of split().taught with verbs made up on the spot; irregular ones never
 come. Fixed steps, the last weights are kept: nothing was chosen by looking at the control. Leaves
