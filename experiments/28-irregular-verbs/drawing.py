@@ -12,6 +12,7 @@ from minituner.plots import INK, line
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.figure import Figure
 
+SIZES = {"forgetting": (8.5, 4.2), "frontier": (7.0, 5.0)}  # inches
 TITLES = {"naive": "irregular verbs alone", "careful": "rehearsal, watched"}
 
 RUNS = {

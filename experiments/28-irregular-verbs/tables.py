@@ -112,7 +112,7 @@ def table(found: dict[Arm, list[Outcome]], base: dict[str, float], seeds: int) -
     for arm, got in found.items():
         rows.setdefault(arm.name, []).append(row(arm, got))
     kinds = {"naive": NAIVE, "careful": CAREFUL}
-    how: dict[str, Any] = {
+    how: dict[str, Any] = {"base": SHA256} | {
         name: {key: getattr(one, key) for key in TOLD} for name, one in kinds.items()
     }
     material = {name.lower(): getattr(story, name) for name in ("INVENTED", "LOOKALIKES", "OFTEN")}
@@ -165,6 +165,6 @@ def full(console: Console, adapt: ModuleType, here: Path, smoke: bool) -> None:
         kept_in = Path(held) if smoke else here / "results" / "full"
         tabled, paths = measured(adapt, kept_in, show, smoke)
     folder = here / ("results" if smoke else "figures")
-    figure(folder / "forgetting", drawing.forgetting, tabled, size=(8.5, 4.2))
-    figure(folder / "frontier", drawing.frontier, paths, size=(7.0, 5.0))
+    figure(folder / "forgetting", drawing.forgetting, tabled, size=drawing.SIZES["forgetting"])
+    figure(folder / "frontier", drawing.frontier, paths, size=drawing.SIZES["frontier"])
     console.print(say("written into {path}", path=folder), soft_wrap=True)

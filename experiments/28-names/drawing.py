@@ -12,6 +12,8 @@ from minituner.plots import COLOURS
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.figure import Figure
 
+SIZES = {"names": (7.5, 4.2)}  # inches
+
 
 def names(drawn: Figure, data: Any) -> None:
     """Two bars a way, with the spread over seeds."""

@@ -115,7 +115,9 @@ def full(console: Console, adapt: ModuleType, chosen: argparse.Namespace, seeds:
                 model, after = adapted(adapt, world, way, seed, show, chosen.smoke, chosen.device)
             got.setdefault(way.name, []).append(after)
             made.setdefault(way.name, samples(model, seed))
-    figure(FIGURES / "names", drawing.names, tabled(everybody, got, made), size=(7.5, 4.2))
+    figure(
+        FIGURES / "names", drawing.names, tabled(everybody, got, made), size=drawing.SIZES["names"]
+    )
     console.print(say("written into {path}", path=FIGURES / "names"), soft_wrap=True)
 
 
