@@ -144,10 +144,11 @@ class Told:
 
 
 class InTurn(Told):
-    """The same, with the answers in order, whatever the step."""
+    """The same, with the answers in order, whatever the step, and the other one after them."""
 
     def answer(self) -> tuple[float, float]:
-        found: tuple[float, float] = self.answers[len(self.asked) - 1]
+        told = len(self.asked) <= len(self.answers)
+        found: tuple[float, float] = self.answers[len(self.asked) - 1] if told else self.other
         return found
 
 

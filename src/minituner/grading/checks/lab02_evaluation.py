@@ -42,16 +42,15 @@ def adapt_eval_is_without_dropout_and_gradients(ask: Asking) -> None:
 
 def adapt_eval_puts_every_mode_back(ask: Asking) -> None:
     told, want = [], []
-    for whole in (True, False):
-        for part in (True, False):
-            of, (inputs, _) = loop(ask, dropout=0.5), batch(ask, 2, 3)
-            ask.w.do(of.model.train(whole))
-            ask.w.do(of.model.part.train(part))
-            logits = ask.w.keep(ask.star("predict")(of.model, inputs))
-            told.append((logits, ask.kit.modules(of.model)))
-            want.append((of.weights[inputs], [whole, part, part]))
+    for whole, part in ((True, True), (False, False), (True, False), (False, True)):
+        of, (inputs, _) = loop(ask, dropout=0.5), batch(ask, 2, 3)
+        ask.w.do(of.model.train(whole))
+        ask.w.do(of.model.part.train(part))
+        logits = ask.w.keep(ask.star("predict")(of.model, inputs))
+        told.append((logits, ask.kit.modules(of.model)))
+        want.append((of.weights[inputs], [whole, part, part]))
     for (logits, rows), (right, modes) in zip(ask.w.ask(told), want, strict=True):
-        ask.see("modes afterwards", [row[2] for row in rows], modes)
+        ask.see(f"modes {modes} afterwards", [row[2] for row in rows], modes)
         ask.near("logits - closed form", logits, right, 1e-12)
 
 

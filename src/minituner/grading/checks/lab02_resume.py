@@ -128,8 +128,8 @@ def adapt_resume_until_stops_and_asks_nothing_extra(ask: Asking) -> None:
 
 def adapt_resume_ends_when_patience_does(ask: Asking) -> None:
     of, (new, old, _) = loop(ask), _corpus(ask)
-    told = [(0.1, 1.0), (0.2, 1.0), (0.9, 0.5), (0.2, 1.0), (0.3, 0.4), (0.9, 1.0), (0.9, 1.0)]
-    measure = ask.w.keep(KIT.InTurn(of.it, told))
+    told = [(0.1, 1.0), (0.2, 1.0), (0.9, 0.5), (0.2, 1.0), (0.3, 0.4), (0.9, 1.0)]
+    measure = ask.w.keep(KIT.InTurn(of.it, told, (0.0, 1.0)))
     chosen = recipe(ask, replace(RECIPE, steps=60, every=2, patience=3, lowest=0.9))
     losses = [_adapt(ask, of, (new, old), chosen, measure) for _ in range(2)]
     got = ask.w.ask((losses, of.it.since, of.it.best))
