@@ -1226,7 +1226,7 @@ def test_counts_audit_judges_at_the_published_step() -> None:
 @pytest.mark.task("C2")
 def test_counts_audit_takes_below_and_above_as_said() -> None:
     """ "<" holds when the truth is below the figure, ">" when above; no step softens them."""
-    figure, step = float(random.randint(3, 40)), 2.0
+    figure, step = float(random.randint(10, 40)), 2.0
     claims = [
         quotient(figure + off, published=figure, step=step, relation=relation)
         for relation in "<>"
