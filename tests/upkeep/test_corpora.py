@@ -264,7 +264,7 @@ def test_a_broken_write_leaves_no_file_under_the_name(
         patched.setattr("minituner.corpora.os.replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             published.get()
-    assert not published.path.exists()
+    assert list(published.path.parent.iterdir()) == []
     assert published.get().is_file()
 
 
