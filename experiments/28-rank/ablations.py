@@ -33,9 +33,9 @@ class Grid:
     peaks: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of adapters
     weight_peaks: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)  # of the weights themselves
     alphas: tuple[float, ...] = (2.0, 16.0, 128.0)
-    alpha_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    alpha_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     scaled: tuple[int, ...] = (1, 4, 16, 64)  # ranks that both rules are tried at
-    scaled_peaks: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    scaled_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     exceptions_steps: int = 300
     rule_steps: int = 150

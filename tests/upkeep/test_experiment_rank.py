@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -73,7 +74,8 @@ def tensors_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) ->
 def test_smoke_runs_end_to_end(parts: Any, tmp_path: Path) -> None:
     """Every table is written, every figure drawn; the bar knew how many cells there would be."""
     command = [sys.executable, str(FOLDER / "run.py"), "--smoke", "--out", str(tmp_path)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    said = os.environ | {"MINITUNER_LANG": "en"}
+    ran = subprocess.run(command, check=True, env=said, capture_output=True, text=True, timeout=600)
     out = tmp_path / "results" / "smoke"
     for name in parts.study.TABLES:
         assert json.loads((out / f"{name}.json").read_text(encoding="utf-8")), name
