@@ -1,7 +1,7 @@
 """Lab 03's experiment: end to end in miniature, and what its cells and tables promise.
 
 The ★ files are the reference's. Leaves out: the findings, which theory_facts_rank_findings.py reads
-from figures/*.json, and the pictures; a person looks.
+from figures/*.json and test_rank_findings.py holds to them, and the pictures; a person looks.
 """
 
 from __future__ import annotations
@@ -219,6 +219,20 @@ def test_lora_plus_is_alpha_under_adam() -> None:
     plus, plain = updates
     assert plus.norm() > 0.1
     assert torch.allclose(plus, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_figures_are_of_the_grid_that_stands_here(parts: Any) -> None:
+    """Every table is there, with the ranks, rates and seeds of ablations.Grid."""
+    paths = (FOLDER / "figures").glob("*.json")
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    assert set(found) == set(parts.study.TABLES)
+    grid = parts.ablations.Grid()
+    rows = found["ranks"]["exceptions"]["rows"]
+    assert [row["r"] for row in rows] == list(grid.ranks)
+    assert all(len(row["loss"]["each"]) == len(grid.seeds) == 3 for row in rows)
+    rates = {row["peak"] for row in found["alpha"]["rows"]}
+    assert rates == set(grid.alpha_peaks)
+    assert {row["peak"] for row in found["scaling"]["rows"]} == set(grid.scaled_peaks)
 
 
 def test_the_new_rule_is_spelled_right(parts: Any) -> None:
