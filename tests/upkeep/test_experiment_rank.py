@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from minituner.verbbase import load_base
+from minituner.verbbase import SHA256, load_base
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "28-rank"
@@ -222,10 +222,11 @@ def test_lora_plus_is_alpha_under_adam() -> None:
 
 
 def test_figures_are_of_the_grid_that_stands_here(parts: Any) -> None:
-    """Every table is there, with the ranks, rates and seeds of ablations.Grid."""
+    """Every table is there, of this base, with the ranks, rates and seeds of ablations.Grid."""
     paths = (FOLDER / "figures").glob("*.json")
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     assert set(found) == set(parts.study.TABLES)
+    assert found["ranks"]["base"] == SHA256
     grid = parts.ablations.Grid()
     rows = found["ranks"]["exceptions"]["rows"]
     assert [row["r"] for row in rows] == list(grid.ranks)
