@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 
 import torch
 import torch.nn.functional as F
@@ -140,10 +139,8 @@ class Asking:
         self.quiet.__enter__()
         return self.model.eval()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.quiet.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self.quiet.__exit__(None, None, None)
         for module, mode in self.training.items():
             module.training = mode
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Final
@@ -114,7 +113,7 @@ def train_step(run: Run, batch: Batch, recipe: Recipe) -> float:
 
 
 def predict(model: nn.Module, inputs: Tensor) -> Tensor:
-    before = OrderedDict((name, module.training) for name, module in model.named_modules())
+    before = {name: module.training for name, module in model.named_modules()}
     try:
         model.train(False)
         with torch.no_grad():
