@@ -96,8 +96,10 @@ def test_the_reference_passes_fifty_seeds(lab: Lab) -> None:
 
 
 def test_a_wrong_answer_is_red_on_every_seed(tmp_path: Path) -> None:
-    """The same runner sees a wrong scale, so that its green means something."""
+    """The same runner sees a wrong scale, and other values each time: its green means something."""
     path = tmp_path / LAB.star
     text = REFERENCE.read_text(encoding="utf-8")
     path.write_text(text.replace("out + self.scaling * update", "out + update"), encoding="utf-8")
-    assert all(run_seeds(path, [1, 2, 3]).values())
+    found = run_seeds(path, [1, 2, 3])
+    assert all(found.values())
+    assert len({str(red) for red in found.values()}) == 3
