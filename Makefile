@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: lab test bench thousand gradescope lint readme tables signs diagnosis stamp clean
+.PHONY: lab test bench thousand gradescope lint readme tables signs diagnosis figures stamp clean
 .DEFAULT_GOAL := lab
 
 lab: $(VENV)/.core
@@ -27,10 +27,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict solutions
 	set -e; for folder in experiments/*/; do $(BIN)/mypy --strict $$folder; done
 
-# What the exam and watch cost beside the commands one would type instead; ten minutes.
+# What the exam and watch cost beside the commands one would type instead, and scalars beside torch;
+# ten minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/bench.py
 	$(BIN)/python tests/upkeep/bench_watch.py
+	$(BIN)/python experiments/28-scalar-lora/bench.py
 
 # A thousand mixed submissions, each verdict known; a quarter of an hour or more.
 thousand: $(VENV)/.dev
@@ -53,6 +55,10 @@ signs: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/signs.py
 diagnosis: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/diagnosing.py
+# Every figure of the experiments anew from the numbers that are committed beside it.
+figures: $(VENV)/.dev
+	set -e; for run in experiments/28-lora-counts experiments/28-irregular-verbs experiments/28-rank; do \
+	  $(BIN)/python $$run/run.py --impl reference --figures; done
 stamp: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/parity.py --stamp
 

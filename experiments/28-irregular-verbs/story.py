@@ -33,7 +33,7 @@ NAIVE = Recipe(
     300, LETTERS.pad_id, size=64, share=0.0, peak=1e-2, warmup=20, every=50, patience=10**6
 )
 # No patience either: the watched verbs fall first, and come back as the learning rate decays.
-CAREFUL = replace(NAIVE, steps=1000, share=0.8)
+CAREFUL = replace(NAIVE, steps=1500, size=96, share=0.85)
 FULL_PEAK = 0.2  # full fine-tuning takes this share of an adapter's learning rate
 
 

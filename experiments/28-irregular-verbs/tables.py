@@ -30,7 +30,7 @@ from minituner.verbbase import SHA256, load_base
 from minituner.words import say
 
 SEEDS: tuple[int, ...] = (1, 2, 3)
-RANKS = (1, 2, 4, 8, 16, 0)  # 0 is full fine-tuning
+RANKS = (1, 4, 8, 16, 0)  # 0 is full fine-tuning
 LESS = 0.5  # share of rehearsal, for a run beside the careful one
 TOLD = ("steps", "size", "share", "peak", "warmup", "every")  # of a recipe, in the JSON
 Show = Callable[[int, int, int], None]  # runs done, runs in all, errors (none)
@@ -61,14 +61,20 @@ def arms(start: float) -> list[Arm]:
     return [*naive, *kept, less, Arm("few", 8, CAREFUL, few=True)]
 
 
+def material() -> dict[str, float]:
+    """What story.py rehearses with, and how it scales adapters."""
+    names = ("INVENTED", "LOOKALIKES", "OFTEN", "ALPHA_PER_RANK")
+    return {name.lower(): getattr(story, name) for name in names}
+
+
 def outcomes(
     adapt: ModuleType, rows: list[Arm], seeds: tuple[int, ...], kept_in: Path, show: Show
 ) -> dict[Arm, list[Outcome]]:
     """Run each arm from each seed, or read what an earlier, interrupted call has run."""
     kept_in.mkdir(parents=True, exist_ok=True)
-    files = [Path(str(module.__file__)) for module in (adapt, lora(), verbs, story)]
+    files = [Path(str(module.__file__)) for module in (adapt, lora(), verbs)]
     files.append(files[2].with_suffix(".toml"))
-    code = "".join(digest(file.read_bytes()) for file in files)
+    code = "".join(digest(file.read_bytes()) for file in files) + str(material())
     found: dict[Arm, list[Outcome]] = {}
     done, total = 0, len(rows) * len(seeds)
     for seed in seeds:
@@ -115,8 +121,7 @@ def table(found: dict[Arm, list[Outcome]], base: dict[str, float], seeds: int) -
     how: dict[str, Any] = {"base": SHA256} | {
         name: {key: getattr(one, key) for key in TOLD} for name, one in kinds.items()
     }
-    material = {name.lower(): getattr(story, name) for name in ("INVENTED", "LOOKALIKES", "OFTEN")}
-    how |= {"full_peak": story.FULL_PEAK, "may_forget": MAY_FORGET, **material}
+    how |= {"full_peak": story.FULL_PEAK, "may_forget": MAY_FORGET, **material()}
     return {"base": base, "seeds": seeds, "recipe": how, **rows}
 
 

@@ -30,15 +30,17 @@ class Grid:
     """How much is run."""
 
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)  # learning rates of adapters
+    peaks: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of adapters
     weight_peaks: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)  # of the weights themselves
     alphas: tuple[float, ...] = (2.0, 16.0, 128.0)
+    alpha_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     scaled: tuple[int, ...] = (1, 4, 16, 64)  # ranks that both rules are tried at
     scaled_peaks: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     exceptions_steps: int = 300
     rule_steps: int = 150
     rule_peaks: tuple[float, ...] = (3e-3, 1e-2)
+    rule_weight_peaks: tuple[float, ...] = (1e-3, 3e-3)
     few: tuple[str, ...] = ("v", "qv", "qkvo", "mlp")  # at r = 1: under what r = 1 costs on all
     timed_steps: int = 20
 
@@ -49,10 +51,9 @@ class Grid:
 
     def rates(self, cell: Cell) -> tuple[float, ...]:
         """The learning rates that this way of training is tried with."""
-        rates = self.peaks if cell.train == "adapters" else self.weight_peaks
         if cell.task == "exceptions":
-            return rates
-        return tuple(p for p in rates if p in self.rule_peaks) or rates[-1:]
+            return self.peaks if cell.train == "adapters" else self.weight_peaks
+        return self.rule_peaks if cell.train == "adapters" else self.rule_weight_peaks
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,12 @@ def alpha(study: Study) -> Table:
     rows = [
         {"alpha": value} | study.row(replace(how, alpha=value, peak=peak))
         for value in study.grid.alphas
-        for peak in study.grid.peaks
+        for peak in study.grid.alpha_peaks
     ]
     starts = [
         {"zero": zero} | study.row(replace(how, zero=zero, peak=peak))
         for zero in ("B", "A")
-        for peak in study.grid.peaks
+        for peak in study.grid.alpha_peaks
     ]
     return {"r": how.r, "rows": rows, "starts": starts}
 

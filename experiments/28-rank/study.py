@@ -34,12 +34,14 @@ SMALL = Grid(
     peaks=(1e-2,),
     weight_peaks=(1e-2,),
     alphas=(16.0,),
+    alpha_peaks=(1e-2,),
     scaled=(1, 2),
     scaled_peaks=(1e-2,),
     seeds=(0, 1),
     exceptions_steps=2,
     rule_steps=2,
     rule_peaks=(1e-2,),
+    rule_weight_peaks=(1e-2,),
     timed_steps=1,
 )
 TABLES = ablations.TABLES | spectra.TABLES

@@ -32,8 +32,8 @@ def table_of(which: Lab) -> Path:
 
 def sources(which: Lab) -> list[Path]:
     """What they depend on: reference, bugs, the lab's checks and what all checks share."""
-    others = [f"lab{other}" for other in labs() if other != which.id]
-    checks = [path for path in CHECKS.glob("*.py") if path.name[:5] not in others]
+    others = set(CHECKS.glob("lab[0-9][0-9]*.py")) - set(CHECKS.glob(f"lab{which.id}*.py"))
+    checks = set(CHECKS.glob("*.py")) - others
     return sorted([ROOT / which.reference, planted(which), *checks])
 
 

@@ -189,14 +189,14 @@ def test_the_story_runs_end_to_end() -> None:
     assert {"learned", "control", "curve", "losses"} <= set(kept["careful"])
 
 
-def test_the_notes_values_are_the_same_twice() -> None:
-    """--json prints nothing but the values, and the second run gives the first one's."""
-    first, again = (
-        json.loads(quiet(run(VERBS / "run.py", "--impl", "reference", "--json"))) for _ in range(2)
-    )
-    assert first == again
-    assert float(first["base_irregular_match"]) == 0.0
-    assert float(first["rehearsed_control_loss"]) < float(first["naive_control_loss"])
+def test_json_gives_the_notes_values_and_nothing_else() -> None:
+    """One line that the grader reads; rehearsal keeps more, and learns somewhat less."""
+    values = json.loads(quiet(run(VERBS / "run.py", "--impl", "reference", "--json")))
+    loss = {key: float(value) for key, value in values.items() if key.endswith("_loss")}
+    assert float(values["base_irregular_match"]) == 0.0
+    assert loss["rehearsed_control_loss"] < loss["naive_control_loss"]
+    assert loss["naive_irregular_loss"] < loss["rehearsed_irregular_loss"]
+    assert loss["rehearsed_irregular_loss"] < loss["base_irregular_loss"]
 
 
 def test_the_tables_are_made_end_to_end() -> None:

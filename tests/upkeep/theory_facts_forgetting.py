@@ -16,16 +16,21 @@ from theory_numbers import Fact, fact
 from minituner import verbs
 from minituner.verbbase import load_base, share_right
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "28-irregular-verbs"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @cache
-def figure(name: str) -> Any:
-    return json.loads((FOLDER / "figures" / f"{name}.json").read_text(encoding="utf-8"))
+def figure(name: str, folder: str = "28-irregular-verbs") -> Any:
+    file = EXPERIMENTS / folder / "figures" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def percent(share: dict[str, float]) -> tuple[float, float]:
     return 100 * share["mean"], 100 * share["sd"]
+
+
+def grouped(count: int) -> str:
+    return f"{count:,}".replace(",", " ") if count > 9999 else str(count)
 
 
 def cells(row: Any) -> Fact:
@@ -40,11 +45,23 @@ def over_ranks(name: str) -> list[Fact]:
     for row in figure("forgetting")[name]:
         text, values = cells(row)
         count, rank = row["trainable"], row["rank"]
-        grouped = f"{count:,}".replace(",", " ") if count > 9999 else str(count)
-        text = f"| {grouped} {text}"
+        text = f"| {grouped(count)} {text}"
         found.append(
             fact(f"| {rank} {text}" if rank else text, *([rank] * bool(rank)), count, *values)
         )
+    return found
+
+
+def of_names() -> list[Fact]:
+    """The table of both halves, each row without its first cell."""
+    data = figure("names", "28-names")
+    assert data["seeds"] == 3  # a word on the page
+    found = [fact(grouped(data["names"]), data["names"])]
+    for row in data["rows"]:
+        values = [row[half][key] for half in ("early", "late") for key in ("mean", "sd")]
+        count = grouped(row["trainable"])
+        text = "| {} | {:.3f} ± {:.3f} | {:.3f} ± {:.3f} |".format(count, *values)
+        found.append(fact(text, row["trainable"], *values))
     return found
 
 
@@ -88,4 +105,5 @@ def forgetting_facts() -> list[Fact]:
         *over_ranks("naive"),
         *over_ranks("careful"),
         *(cells(row) for row in at_eight.values()),
+        *of_names(),
     ]

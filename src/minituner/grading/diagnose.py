@@ -150,24 +150,24 @@ class _Case:
 
     def cost(self, together: Sequence[Bug]) -> float:
         """What these bugs leave unexplained, and what they predict that is not there."""
-        cost = EACH * len(together)
-        for name, sign in self.seen.items():
-            fit = self.fit_of(name, together)
-            if sign and fit is not None:
-                cost += 1 - fit
-            elif sign or fit is not None:
-                cost += MISSED
+        cost = EACH * len(together) + MISSED * len(self.red)
+        for name, fit in self.fits_of(together).items():
+            cost += 1 - fit - MISSED if self.seen[name] else MISSED
         return cost
 
-    def fit_of(self, name: str, together: Sequence[Bug]) -> float | None:
-        """How well a check fits the bugs that should fail it; None where none of them should."""
-        fits = [self.fit[bug][name] for bug in together if name in self.fit[bug]]
-        # Where two meet, the check may show neither as it is alone.
-        return max([*fits, MET] if len(fits) > 1 else fits, default=None)
+    def fits_of(self, together: Sequence[Bug]) -> dict[str, float]:
+        """How well each check fits the bugs that should fail it; only those that some should."""
+        fits: dict[str, float] = {}
+        for bug in together:
+            for name, fit in self.fit[bug].items():
+                # Where two meet, the check may show neither as it is alone.
+                fits[name] = max(fits[name], fit, MET) if name in fits else fit
+        return fits
 
     def whole(self, together: Sequence[Bug]) -> float:
         """How well all that fails is explained, on average."""
-        return sum(self.fit_of(name, together) or 0.0 for name in self.red) / len(self.red)
+        fits = self.fits_of(together)
+        return sum(fits.get(name, 0.0) for name in self.red) / len(self.red)
 
     def quality(self, bug: Bug) -> float:
         """How alike a bug is on average, over the checks it should fail."""

@@ -9,15 +9,19 @@ Leaves out: sending (peer.py) and meaning (box/worker.py documents the codes).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
-PLAIN = (str, int, float, bool, type(None))
+PLAIN = frozenset((str, int, float, bool, type(None)))
+LEAVES = ("v", "name")  # codes of plain parts alone
 
 
 class Expr:
     """A value in another process, by how it is reached."""
+
+    __slots__ = ("_code",)
 
     def __init__(self, code: Any) -> None:
         self._code = code
@@ -30,7 +34,7 @@ class Expr:
         return Expr(["item", self, key])
 
     def __call__(self, *args: object, **named: object) -> Expr:
-        return Expr(["call", self, list(args), named])
+        return Expr(["call", self, args, named])
 
 
 def tried(thing: object) -> Expr:
@@ -43,23 +47,29 @@ def name(dotted: str) -> Expr:
     return Expr(["name", dotted])
 
 
+def _all(things: Iterable[object], tensors: list[Tensor]) -> list[Any]:
+    """Each of them; most are plain, and a call for each would cost more than the rest."""
+    return [thing if type(thing) in PLAIN else encode(thing, tensors) for thing in things]
+
+
 def encode(thing: object, tensors: list[Tensor]) -> Any:
     """Any argument as JSON; the tensors in it are put aside, in order."""
-    if type(thing) in PLAIN:
+    kind = type(thing)
+    if kind in PLAIN:
         return thing
     if isinstance(thing, Expr):
-        kind, *parts = thing._code
-        if kind == "call":
-            called, args, named = parts
-            code = ["call", encode(called, tensors), [encode(arg, tensors) for arg in args]]
-            told = {key: encode(value, tensors) for key, value in named.items()}
-            return [*code, told] if told else code
-        return [kind, *[encode(part, tensors) for part in parts]]
+        code = thing._code
+        if code[0] == "call":
+            _, called, args, named = code
+            made = ["call", encode(called, tensors), _all(args, tensors)]
+            told = _all(named.values(), tensors)
+            return [*made, dict(zip(named, told, strict=True))] if named else made
+        return code if code[0] in LEAVES else _all(code, tensors)
     if isinstance(thing, Tensor):
         tensors.append(thing)
         return ["t", len(tensors) - 1]
     if isinstance(thing, list | tuple):
-        return [type(thing).__name__, [encode(item, tensors) for item in thing]]
+        return [kind.__name__, _all(thing, tensors)]
     if isinstance(thing, dict):
-        return ["dict", [[encode(k, tensors), encode(v, tensors)] for k, v in thing.items()]]
+        return ["dict", [_all(row, tensors) for row in thing.items()]]
     raise TypeError(f"expected what crosses to a worker, got {type(thing).__name__}")

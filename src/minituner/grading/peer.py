@@ -23,6 +23,7 @@ REPLY_SECONDS = 20.0  # of wall time, four times the CPU time; an honest reply t
 END_SECONDS = 10.0
 MAX_DEPTH = 12
 SIGXCPU, SIGKILL = 24, 9
+SCALARS = frozenset((str, int, float, bool, type(None)))  # as JSON gives them
 Frame = tuple[dict[str, Any], list[Tensor]]
 
 
@@ -186,7 +187,10 @@ class Peer:
                 for k, v in value[1]
             ]
             return dict(rows)
-        items = [self._decoded(item, tensors, depth - 1) for item in value[1]]
+        items = [
+            item if type(item) in SCALARS and depth > 1 else self._decoded(item, tensors, depth - 1)
+            for item in value[1]
+        ]
         if kind not in ("list", "tuple"):
             raise ValueError(kind)
         return items if kind == "list" else tuple(items)

@@ -52,12 +52,15 @@ def pack(header: dict[str, Any], tensors: list[Tensor]) -> bytes:
     """
     rows: list[list[object]] = []
     parts = []
+    if len(tensors) > MAX_TENSORS:
+        raise Malformed("more tensors, or larger ones, than a frame holds")
     for tensor in tensors:
-        if tensor.dtype not in NAMES or tensor.layout != torch.strided or tensor.is_meta:
+        name = NAMES.get(tensor.dtype)
+        if name is None or tensor.layout is not torch.strided or tensor.is_meta:
             raise Malformed(f"a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}")
-        if tensor.nbytes > MAX_BODY or len(rows) >= MAX_TENSORS:
+        if tensor.nbytes > MAX_BODY:
             raise Malformed("more tensors, or larger ones, than a frame holds")
-        rows.append([NAMES[tensor.dtype], list(tensor.shape)])
+        rows.append([name, tensor.shape])  # a shape is a tuple, which JSON writes as a list
         parts.append(_bytes(tensor))
     head = json.dumps(header | {"tensors": rows}).encode("ascii")
     body = b"".join(parts)
@@ -69,14 +72,16 @@ def pack(header: dict[str, Any], tensors: list[Tensor]) -> bytes:
 def _bytes(tensor: Tensor) -> bytes:
     """The values one after the other; numpy has no bfloat16, so that goes as it is stored."""
     plain = tensor.detach()
+    try:
+        return bytes(plain.numpy().tobytes())
+    except (TypeError, RuntimeError):  # bfloat16; or another device, a lazy conjugate or sign
+        plain = plain.resolve_conj().resolve_neg().cpu()
     if plain.dtype == torch.bfloat16:
         plain = plain.contiguous().view(torch.int16)
-    if plain.device.type != "cpu" or plain.is_conj() or plain.is_neg():
-        plain = plain.resolve_conj().resolve_neg().cpu()
     return bytes(plain.numpy().tobytes())
 
 
-def unpack(head: bytes, body: bytes) -> tuple[dict[str, Any], list[Tensor]]:
+def unpack(head: bytes, body: bytes | bytearray) -> tuple[dict[str, Any], list[Tensor]]:
     """The header and the tensors of one frame.
 
     Raises:
@@ -91,14 +96,17 @@ def unpack(head: bytes, body: bytes) -> tuple[dict[str, Any], list[Tensor]]:
     rows = header.pop("tensors", [])
     if not isinstance(rows, list) or len(rows) > MAX_TENSORS:
         raise Malformed("a list of tensors that is none, or too long")
-    tensors, at = [], 0
+    tensors, at, raw = [], 0, memoryview(body)
     for row in rows:
         dtype, shape = _declared(row)
         size = math.prod(shape) * dtype.itemsize
         if size > len(body) - at:
             raise Malformed("a tensor that is larger than what was sent")
-        raw = torch.frombuffer(bytearray(body[at : at + size]), dtype=dtype) if size else None
-        tensors.append(torch.empty(shape, dtype=dtype) if raw is None else raw.reshape(shape))
+        if size:
+            row_of = torch.frombuffer(bytearray(raw[at : at + size]), dtype=dtype)
+            tensors.append(row_of if len(shape) == 1 else row_of.view(shape))
+        else:
+            tensors.append(torch.empty(shape, dtype=dtype))
         at += size
     if at != len(body):
         raise Malformed("bytes that belong to no tensor")
@@ -168,19 +176,23 @@ class Reader:
         Raises:
             Closed, TooSlow, Malformed.
         """
-        head, body = LENGTHS.unpack(self._exactly(LENGTHS.size, deadline))
+        start = LENGTHS.size
+        self._hold(start, deadline)
+        head, body = LENGTHS.unpack_from(self.held)
         if head > MAX_HEADER or body > MAX_BODY:
             raise Malformed(f"a frame of {head} + {body} bytes")
-        return unpack(self._exactly(head, deadline), self._exactly(body, deadline))
+        middle, end = start + head, start + head + body
+        self._hold(end, deadline)
+        frame = bytes(memoryview(self.held)[start:middle]), self.held[middle:end]
+        del self.held[:end]
+        return unpack(*frame)
 
-    def _exactly(self, count: int, deadline: float | None) -> bytes:
+    def _hold(self, count: int, deadline: float | None) -> None:
+        """Read until that many bytes are here."""
         while len(self.held) < count:
             if deadline is not None:  # a wire that blocks would never come back to look at it
                 _await(self.wire, select.POLLIN, deadline)
             self.take()
-        wanted = bytes(self.held[:count])
-        del self.held[:count]
-        return wanted
 
     def take(self) -> None:
         """Read what has come; a wire that blocks waits for something.

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minituner.grading.box import kit, protocol
+from minituner.grading.box import kit, kit_02, protocol
 
 MAX_TEXT = 2000  # characters of an exception's message
 MAX_STRING = 1 << 16  # characters of a string that crosses; none that is asked for is longer
-PLAIN = (type(None), bool, int, float, str)
+SHORT = frozenset((type(None), bool, int, float))  # these cross as they are
 
 
 class Told:
@@ -41,7 +41,7 @@ class Worker:
         self.wire = wire
         self.reader = protocol.Reader(wire)
         self.kept: dict[int, Any] = {}
-        self.roots: dict[str, Any] = {"torch": torch, "kit": kit, **given}
+        self.roots: dict[str, Any] = {"torch": torch, "kit": kit, "kit_02": kit_02, **given}
         self.paths: dict[str, tuple[str, list[str]]] = {}  # a dotted name's root, and the way on
         self.files: dict[str, str] = {}
 
@@ -92,30 +92,34 @@ class Worker:
         return value
 
     def _value(self, code: Any, tensors: list[Tensor]) -> Any:
-        if not isinstance(code, list):
+        if type(code) is not list:
             return code
-        kind, *rest = code
+        kind, first = code[0], code[1]
         if kind == "v":
-            return self.kept[rest[0]]
-        if kind == "name":
-            return self._named(rest[0])
-        if kind == "get":
-            return getattr(self._value(rest[0], tensors), rest[1])
-        if kind == "call":
-            called = self._value(rest[0], tensors)
-            args = [self._value(arg, tensors) for arg in rest[1]]
-            named = rest[2].items() if len(rest) > 2 else ()
-            return called(*args, **{k: self._value(v, tensors) for k, v in named})
+            return self.kept[first]
         if kind == "t":
-            return tensors[rest[0]]
+            return tensors[first]
+        if kind == "get":
+            return getattr(self._value(first, tensors), code[2])
+        if kind == "name":
+            return self._named(first)
+        if kind == "call":
+            called, args = self._value(first, tensors), self._values(code[2], tensors)
+            if len(code) == 3:
+                return called(*args)
+            return called(*args, **{k: self._value(v, tensors) for k, v in code[3].items()})
         if kind == "item":
-            return self._value(rest[0], tensors)[self._value(rest[1], tensors)]
+            return self._value(first, tensors)[self._value(code[2], tensors)]
         if kind == "try":
-            return self._tried(rest[0], tensors)
+            return self._tried(first, tensors)
         if kind == "dict":
-            return {self._value(k, tensors): self._value(v, tensors) for k, v in rest[0]}
-        items = [self._value(item, tensors) for item in rest[0]]
+            return {self._value(k, tensors): self._value(v, tensors) for k, v in first}
+        items = self._values(first, tensors)
         return tuple(items) if kind == "tuple" else items
+
+    def _values(self, codes: list[Any], tensors: list[Tensor]) -> list[Any]:
+        """Each one's; most are plain, and a call for each would cost more than the rest."""
+        return [self._value(code, tensors) if type(code) is list else code for code in codes]
 
     def _tried(self, code: Any, tensors: list[Tensor]) -> Told | None:
         try:
@@ -136,15 +140,16 @@ class Worker:
 
     def _coded(self, value: Any, carried: list[Tensor]) -> Any:
         """A value as JSON; only plain values, plain containers and plain tensors cross."""
-        if type(value) in PLAIN and not (type(value) is str and len(value) > MAX_STRING):
+        kind = type(value)
+        if kind in SHORT or (kind is str and len(value) <= MAX_STRING):
             return value
-        if type(value) is Told:
+        if kind is Told:
             return ["told", value.row]
-        if type(value) in (Tensor, nn.Parameter):
+        if kind is Tensor or kind is nn.Parameter:
             carried.append(value)
             return ["t", len(carried) - 1]
-        if type(value) in (list, tuple):
-            return [type(value).__name__, [self._coded(item, carried) for item in value]]
+        if kind is list or kind is tuple:
+            return [kind.__name__, [self._coded(item, carried) for item in value]]
         if isinstance(value, dict):
             rows = [[self._coded(k, carried), self._coded(v, carried)] for k, v in value.items()]
             return ["dict", rows]

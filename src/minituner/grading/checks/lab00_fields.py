@@ -15,9 +15,9 @@ from minituner.grading.peer import Raised
 REFUSED = ("ValueError", "TypeError")
 
 
-def _fields(ask: Asking, layer: Expr) -> tuple[object, ...]:
-    """(r, alpha, scaling) as they are there."""
-    found: tuple[object, ...] = ask.w.ask((layer.r, layer.alpha, layer.scaling))
+def _fields(ask: Asking, layer: Expr, *more: Expr) -> tuple[object, ...]:
+    """(r, alpha, scaling, and what else is asked) as they are there."""
+    found: tuple[object, ...] = ask.w.ask((layer.r, layer.alpha, layer.scaling, *more))
     return found
 
 
@@ -26,17 +26,17 @@ def lora_param_count_fields_record_the_arguments(ask: Asking) -> None:
     r, scale = ask.rng.choice((2, 3)), ask.rng.choice(layers.SCALES)
     it = layers.new(ask, base.it, r=r, alpha=r * scale)
     layers.new(ask, ask.linear().it, r=r + 1, alpha=r * scale + 1)
-    ask.see("base is base", ask.w.ask(ask.kit.same(it.base, base.it)), True)
-    ask.see("(r, alpha, scaling)", _fields(ask, it), (r, r * scale, scale))
-    ask.see("type(scaling)", type(ask.w.ask(it.scaling)).__name__, "float", 1)
+    same, *fields = ask.w.ask((ask.kit.same(it.base, base.it), it.r, it.alpha, it.scaling))
+    ask.see("base is base", same, True)
+    ask.see("(r, alpha, scaling)", tuple(fields), (r, r * scale, scale))
+    ask.see("type(scaling)", type(fields[2]).__name__, "float", 1)
 
 
 def lora_param_count_arguments_may_be_positional_and_alpha_an_int(ask: Asking) -> None:
     r, factor = ask.rng.choice((8, 12)), ask.rng.choice((0.5, 1.5, 2.5))
     base = ask.linear((3, 4), dtype="float32")
     layer = ask.w.keep(ask.star("LoRALinear")(base.it, r, int(r * factor), 0.25, False))
-    flag = ask.w.ask(ask.kit.flag(layer.base.weight))
-    got = (*_fields(ask, layer), flag)
+    got = _fields(ask, layer, ask.kit.flag(layer.base.weight))
     ask.hold(
         got == (r, r * factor, factor, True),
         f"(r, alpha, scaling, base.weight.requires_grad) = {got}",
@@ -54,16 +54,15 @@ def lora_param_count_scaling_survives_a_change_of_dtype(ask: Asking) -> None:
     r, alpha = ask.rng.choice(((3, 1.0), (7, 2.0), (3, 5.0)))
     base = ask.linear(dtype="float32")
     layer = ask.w.keep(layers.new(ask, base.it, r=r, alpha=alpha).to(ask.torch.bfloat16))
-    ask.see("scaling", ask.w.ask(layer.scaling), alpha / r)
-    state = ask.w.ask(layer.state_dict())
+    scaling, state = ask.w.ask((layer.scaling, layer.state_dict()))
+    ask.see("scaling", scaling, alpha / r)
     names = sorted(map(str, state)) if isinstance(state, dict) else ["?"]
     ask.see("state", [n for n in names if "scal" in n or n.endswith("alpha")], [])
 
 
 def lora_param_count_defaults_are_r8_alpha16(ask: Asking) -> None:
     layer = layers.new(ask, ask.linear(dtype="float32").it)
-    flag = ask.w.ask(ask.kit.flag(layer.base.weight))
-    got = (*_fields(ask, layer), flag)
+    got = _fields(ask, layer, ask.kit.flag(layer.base.weight))
     ask.hold(
         got == (8, 16.0, 2.0, False), f"(r, alpha, scaling, trains) = {got}", "8, 16, 2, False"
     )
@@ -113,9 +112,10 @@ def lora_param_count_rejects_a_base_that_is_no_linear(ask: Asking) -> None:
 def lora_param_count_shapes_are_r_in_and_out_r(ask: Asking) -> None:
     base = ask.linear()
     d_out, d_in = base.sizes
-    for r in (1, ask.rng.choice((2, 3, 5))):
-        layer = layers.new(ask, base.it, r=r)
-        rows = {row[0]: row for row in ask.w.ask(ask.kit.params(layer))}
+    ranks = (1, ask.rng.choice((2, 3, 5)))
+    made = [ask.kit.params(layers.new(ask, base.it, r=r)) for r in ranks]
+    for r, told in zip(ranks, ask.w.ask(made), strict=True):
+        rows = {row[0]: row for row in told}
         both = [rows.get(name) for name in ("lora_A", "lora_B")]
         ask.see("Parameters", [row is not None and row[5] for row in both], [True, True])
         got = [row[1] for row in both if row]
@@ -125,20 +125,22 @@ def lora_param_count_shapes_are_r_in_and_out_r(ask: Asking) -> None:
 def lora_param_count_64_by_64_at_r8_trains_1024(ask: Asking) -> None:
     r, d_in, d_out = ask.rng.choice((4, 8)), ask.rng.choice((48, 64)), 64
     layer = layers.new(ask, ask.linear((d_out, d_in), dtype="float32").it, r=r)
-    rows = ask.w.ask(ask.kit.params(layer))
+    base, total = layer.base, ask.torch.sum
+    learns = [total(base.weight).requires_grad, total(base.bias).requires_grad]
+    rows, fixed = ask.w.ask((ask.kit.params(layer), learns))
     got = sum(layers.size(row) for row in rows if row[4])
     ask.see(f"trainable at {d_in}→{d_out}, r={r}", got, r * (d_in + d_out))
-    fixed = layers.learns(ask, layer.base.weight, layer.base.bias)
     ask.see("sum(W), sum(b) require grad", fixed, [False, False])
 
 
 def lora_param_count_adds_no_parameter_but_A_and_B(ask: Asking) -> None:
+    looks = []
     for bias in (True, False):
         base = ask.linear(bias=bias)
         layer = layers.new(ask, base.it, r=2)
-        extra = ask.w.ask(ask.kit.rest(layer, base.it))
+        looks.append((ask.kit.rest(layer, base.it), ask.kit.params(layer)))
+    for bias, (extra, rows) in zip((True, False), ask.w.ask(looks), strict=True):
         ask.see("added parameters", extra, ["lora_A", "lora_B"])
-        rows = ask.w.ask(ask.kit.params(layer))
         ask.see("parameters in all", len(rows), 4 if bias else 3, 1)
 
 
@@ -187,10 +189,11 @@ def lora_init_identity_A_is_kaiming_uniform(ask: Asking) -> None:
 def lora_init_identity_A_comes_from_the_global_seed(ask: Asking) -> None:
     base, start = ask.linear(), ask.rng.randrange(10**6)
     ask.w.do(ask.kit.seed(start))
-    first, _ = layers.factors(ask, layers.new(ask, base.it))
-    second, _ = layers.factors(ask, layers.new(ask, base.it))
+    drawn = [layers.new(ask, base.it) for _ in range(2)]
     ask.w.do(ask.kit.seed(start))
-    again, _ = layers.factors(ask, layers.new(ask, base.it))
+    drawn.append(layers.new(ask, base.it))
+    first, second, again = ask.w.ask([layer.lora_A for layer in drawn])
+    ask.see("tensors", [isinstance(A, torch.Tensor) for A in (first, second, again)], [True] * 3)
     got = (gap(again, first) == 0.0, gap(second, first) == 0.0)
     ask.see("(A == A(same seed), A == A(next layer))", got, (True, False))
 

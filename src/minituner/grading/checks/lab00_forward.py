@@ -15,13 +15,17 @@ ADAPTER = {"lora_A", "lora_B"}
 
 
 def lora_init_identity_output_is_base_to_the_bit(ask: Asking) -> None:
+    calls, wants = [], []
     for p in (0.0, 0.5):
         base = ask.linear(dtype="float32", whole=True)
         layer = layers.new(ask, base.it, r=3, alpha=7.5, dropout=p)
         for mode in (True, False):
             x = ask.whole(8, 4, base.sizes[1], dtype="float32")
-            got = ask.w.ask(layer.train(mode)(x))
-            ask.near(f"layer(x) - base(x) (dropout={p}, training={mode})", got, base.out(x), 0.0)
+            calls.append(layer.train(mode)(x))
+            what = f"layer(x) - base(x) (dropout={p}, training={mode})"
+            wants.append((what, base.out(x)))
+    for (what, want), got in zip(wants, ask.w.ask(calls), strict=True):
+        ask.near(what, got, want, 0.0)
 
 
 def lora_init_identity_then_the_worked_example(ask: Asking) -> None:
@@ -48,21 +52,24 @@ def lora_init_identity_then_the_scale_is_alpha_over_r(ask: Asking) -> None:
 
 
 def lora_init_identity_then_the_closed_form(ask: Asking) -> None:
+    calls, wants = [], []
     for bias, graph in ((True, True), (True, False), (False, True)):
         layer = layers.trained(ask, bias=bias)
         x = ask.randn(5, layer.base.sizes[1])
-        got = ask.w.ask(ask.kit.run(layer.it, x, graph))
+        calls.append(ask.kit.run(layer.it, x, graph))
         what = f"layer(x) - closed form (bias={bias}, grad={graph})"
-        ask.near(what, got, layer.out(x), 1e-11)
+        wants.append((what, layer.out(x)))
+    for (what, want), got in zip(wants, ask.w.ask(calls), strict=True):
+        ask.near(what, got, want, 1e-11)
         ask.see("dtype", str(got.dtype), "torch.float64")
 
 
 def lora_init_identity_then_any_batch_shape(ask: Asking) -> None:
     layer = layers.trained(ask)
-    for lead in ((), (3,), (2, 3), (2, 1, 3), (0,), (2, 0)):
-        x = ask.randn(*lead, layer.base.sizes[1])
-        sent: object = ask.kit.strided(x) if len(lead) == 2 else x
-        got = ask.w.ask(layer.it(sent))
+    leads = ((), (3,), (2, 3), (2, 1, 3), (0,), (2, 0))
+    xs = [ask.randn(*lead, layer.base.sizes[1]) for lead in leads]
+    calls = [layer.it(ask.kit.strided(x) if x.dim() == 3 else x) for x in xs]
+    for x, got in zip(xs, ask.w.ask(calls), strict=True):
         ask.near(f"layer(x) - closed form, x {tuple(x.shape)}", got, layer.out(x), 1e-11)
 
 
@@ -86,15 +93,19 @@ def lora_init_identity_then_the_dtype_of_base(ask: Asking) -> None:
         layer = layers.trained(ask, dtype=dtype)
         x = ask.whole(4, 3, layer.base.sizes[1], dtype=dtype)
         out = ask.w.keep(layer.it(x))
-        got = ask.w.tensor(out)
-        ask.see("dtype", str(got.dtype), f"torch.{dtype}")
         ask.w.do(ask.torch.autograd.backward(out.sum()))
-        ask.see("dtype of dB", str(ask.w.tensor(layer.it.lora_B.grad).dtype), f"torch.{dtype}")
+        got, slope = ask.w.ask((out, layer.it.lora_B.grad))
+        ask.see("dtype", _dtype(got), f"torch.{dtype}")
+        ask.see("dtype of dB", _dtype(slope), f"torch.{dtype}")
         want = layer.out(x)
         most = 1e-4 if dtype == "float32" else 0.05  # eight bits a product, some 20 of them
         ask.near(
             f"layer(x) - closed form ({dtype})", got, want, most * (1 + want.abs().max()).item()
         )
+
+
+def _dtype(value: object) -> str:
+    return str(value.dtype) if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def lora_init_identity_gradient_reaches_B_first(ask: Asking) -> None:
@@ -133,21 +144,25 @@ def lora_init_identity_forward_changes_nothing(ask: Asking) -> None:
 
 
 def lora_freeze_only_A_and_B_require_grad(ask: Asking) -> None:
+    made = []
     for bias, found in ((True, True), (False, True), (True, False)):
         base = ask.linear(bias=bias)
         ask.w.do(base.it.requires_grad_(found))
-        layer = layers.new(ask, base.it)
-        ask.see("requires_grad", layers.trainable(ask, layer), ADAPTER)
+        made.append(layers.new(ask, base.it))
+    for trains in layers.all_trainable(ask, made):
+        ask.see("requires_grad", trains, ADAPTER)
 
 
 def lora_freeze_base_False_leaves_flags_as_found(ask: Asking) -> None:
-    for weight, bias in ((True, True), (True, False), (False, True)):
+    cases, flags = ((True, True), (True, False), (False, True)), []
+    for weight, bias in cases:
         base = ask.linear().it
         ask.w.do(base.weight.requires_grad_(weight))
         ask.w.do(base.bias.requires_grad_(bias))
         layers.new(ask, base, freeze_base=False)
-        got = ask.w.ask((ask.kit.flag(base.weight), ask.kit.flag(base.bias)))
-        ask.see("(weight, bias).requires_grad", got, (weight, bias))
+        flags.append((ask.kit.flag(base.weight), ask.kit.flag(base.bias)))
+    for got, want in zip(ask.w.ask(flags), cases, strict=True):
+        ask.see("(weight, bias).requires_grad", got, want)
 
 
 def lora_freeze_base_False_lets_base_learn(ask: Asking) -> None:
@@ -180,8 +195,9 @@ def lora_freeze_holds_after_to_train_eval_and_deepcopy(ask: Asking) -> None:
     there = layer.it.to("cpu").to(ask.torch.float64).to(ask.torch.float32).eval().train()
     moved = ask.w.keep(there)
     twin = ask.w.keep(ask.kit.deepcopy(moved))
-    for what, module in (("to/train/eval", moved), ("deepcopy", twin)):
-        ask.see(f"requires_grad after {what}", layers.trainable(ask, module), ADAPTER)
+    trains = layers.all_trainable(ask, [moved, twin])
+    for what, names in zip(("to/train/eval", "deepcopy"), trains, strict=True):
+        ask.see(f"requires_grad after {what}", names, ADAPTER)
     before = ask.w.tensor(moved(x))
     for param in (twin.base.weight, twin.base.bias, twin.lora_A, twin.lora_B):
         ask.w.do(ask.kit.add(param, 0.5))

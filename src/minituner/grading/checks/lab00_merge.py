@@ -18,21 +18,23 @@ def lora_merge_the_worked_example(ask: Asking) -> None:
 
 
 def lora_merge_weight_is_the_closed_form(ask: Asking) -> None:
-    for bias in (True, False):
-        layer = layers.trained(ask, bias=bias)
+    pair = [layers.trained(ask, bias=bias) for bias in (True, False)]
+    for layer in pair:
         ask.w.do(layer.it.merge_())
-        ask.near("W_new - (W + s B A)", ask.w.ask(layer.it.base.weight), layer.dense, 1e-11)
+    found = ask.w.ask([(layer.it.base.weight, layer.it.base.bias) for layer in pair])
+    for layer, (weight, bias) in zip(pair, found, strict=True):
+        ask.near("W_new - (W + s B A)", weight, layer.dense, 1e-11)
         if layer.base.bias is not None:
-            ask.near("b_new - b", ask.w.ask(layer.it.base.bias), layer.base.bias, 0.0, 1)
+            ask.near("b_new - b", bias, layer.base.bias, 0.0, 1)
 
 
 def lora_merge_zeroes_A_and_B(ask: Asking) -> None:
     layer = layers.worked(ask)
     ask.w.do(layer.it.merge_())
-    rows = {row[0]: row for row in ask.w.ask(ask.kit.params(layer.it))}
+    told, A, B = ask.w.ask((ask.kit.params(layer.it), layer.it.lora_A, layer.it.lora_B))
+    rows = {row[0]: row for row in told}
     got = [(rows[n][5], rows[n][1]) if n in rows else None for n in models.FACTORS]
     ask.see("(Parameter, shape) of A, B", got, [(True, [2, 4]), (True, [3, 2])])
-    A, B = layers.factors(ask, layer.it)
     ask.near("A", A, torch.zeros(2, 4), 0.0)
     ask.near("B", B, torch.zeros(3, 2), 0.0)
 
@@ -42,13 +44,15 @@ def lora_merge_keeps_base_a_frozen_leaf(ask: Asking) -> None:
     x, G = ask.randn(2, 4, dtype="float32"), ask.randn(2, 3, dtype="float32")
     ask.w.do(ask.kit.backward(layer.it(x), G))
     ask.w.do(layer.it.merge_())
-    rows = {row[0]: row for row in ask.w.ask(ask.kit.params(layer.it))}
-    leaf = ask.w.ask(ask.kit.is_leaf(layer.it.base.weight))
+    there = layer.it.base.weight
+    learns = ask.torch.sum(there).requires_grad
+    told, leaf, learnt = ask.w.ask((ask.kit.params(layer.it), ask.kit.is_leaf(there), learns))
+    rows = {row[0]: row for row in told}
     weight = rows.get("base.weight", [None] * 7)
     got = (weight[5], weight[4], leaf, weight[2], weight[3])
     want = (True, False, True, "torch.float32", "cpu")
     ask.see("(Parameter, requires_grad, is_leaf, dtype, device)", got, want)
-    ask.see("sum(W) requires grad", layers.learns(ask, layer.it.base.weight), [False])
+    ask.see("sum(W) requires grad", learnt, False)
     names = ["base.bias", "base.weight", "lora_A", "lora_B"]
     ask.see("parameters", sorted(rows), names, 1)
 
@@ -57,6 +61,7 @@ def lora_merge_in_half_precision_rounds_once(ask: Asking) -> None:
     drawn, r = ask.rng.choice(layers.SCALES), 3
     cases = [("bfloat16", 120, 127, drawn), ("float16", 1000, 600, drawn)]
     cases.append(("bfloat16", 120, 127, 1 + 2**-10))  # a scale that bfloat16 cannot hold
+    merged, wants = [], []
     for dtype, large, factor, scale in cases:
         kind = getattr(ask.torch, dtype)
         base = ask.w.keep(ask.nn.Linear(10, 9, dtype=kind))
@@ -65,14 +70,15 @@ def lora_merge_in_half_precision_rounds_once(ask: Asking) -> None:
         W, A, B = ask.whole(large, 9, 10), ask.whole(8, r, 10), ask.whole(factor, 9, r)
         for target, value in ((base.weight, W), (layer.lora_A, A), (layer.lora_B, B)):
             ask.put(target, value)
-        want = (W.float() + scale * (B.float() @ A.float())).to(getattr(torch, dtype))
+        wants.append((W.float() + scale * (B.float() @ A.float())).to(getattr(torch, dtype)))
         ask.w.do(layer.merge_())
-        got = ask.w.tensor(layer.base.weight)
+        merged.append(layer.base.weight)
+    for got, want in zip(ask.w.ask(merged), wants, strict=True):
         same = int((got == want).sum()) if got.shape == want.shape else 0
         ask.hold(
             got.dtype == want.dtype and same == want.numel(),
             f"weights right = {same} / {want.numel()}, {got.dtype}",
-            f"{want.numel()} / {want.numel()}, torch.{dtype}",
+            f"{want.numel()} / {want.numel()}, {want.dtype}",
         )
 
 
@@ -143,10 +149,11 @@ def lora_merge_allows_new_values_in_A_and_B(ask: Asking) -> None:
     ask.w.do(layer.it.merge_())
     ask.put(layer.it.lora_A, ask.randn(2, 4))
     ask.put(layer.it.lora_B, ask.randn(3, 2))
-    out = ask.w.tensor(layer.it(ask.randn(2, 4, dtype="float32")))
+    first = ask.w.keep(layer.it(ask.randn(2, 4, dtype="float32")))
     ask.w.do(layer.it.merge_())
-    again = ask.w.tensor(layer.it(ask.randn(2, 4, dtype="float32")))
-    sound = [gap(y, torch.zeros(2, 3)) < float("inf") for y in (out, again)]
+    second = layer.it(ask.randn(2, 4, dtype="float32"))
     fields = (layer.it.r, layer.it.alpha, layer.it.scaling)
-    got = (*sound, *(ask.w.ask(field) for field in fields))
+    out, again, *seen = ask.w.ask((first, second, *fields))
+    sound = [gap(y, torch.zeros(2, 3)) < float("inf") for y in (out, again)]
+    got = (*sound, *seen)
     ask.see("(finite (2, 3), again, r, alpha, scaling)", got, (True, True, 2, 3.0, 1.5))

@@ -53,8 +53,8 @@ def lora_roundtrip_state_is_not_fooled_by_names(ask: Asking) -> None:
 def lora_roundtrip_state_is_detached_copies(ask: Asking) -> None:
     model = models.wrapped(ask)
     state = ask.w.keep(ask.star("lora_state_dict")(model.it))
-    kept = dict(ask.w.ask(state))
-    grads = ask.w.ask([ask.kit.flag(state[n]) for n in model.state])
+    found, grads = ask.w.ask((state, [ask.kit.flag(state[n]) for n in model.state]))
+    kept = dict(found)
     ask.see("requires_grad", grads, [False] * len(model.state))
     for name in model.factors:
         layer = model.it.get_submodule(name)

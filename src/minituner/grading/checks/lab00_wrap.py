@@ -94,9 +94,9 @@ def lora_init_identity_wrap_keeps_base_and_passes_arguments(ask: Asking) -> None
     names = model.wrap(r=r, alpha=r * scale, target_modules=targets, dropout=0.5)
     ask.see("returned", sorted(names), sorted(every))
     now = {name: ask.w.keep(model.it.get_submodule(name)) for name in every}
-    kept = ask.w.ask([ask.kit.same(now[n].base, linears[n]) for n in every])
+    same = [ask.kit.same(now[n].base, linears[n]) for n in every]
+    kept, fields = ask.w.ask((same, [(now[n].r, now[n].alpha, now[n].scaling) for n in every]))
     ask.see("base is the linear it replaced", kept, [True] * len(every))
-    fields = ask.w.ask([(now[n].r, now[n].alpha, now[n].scaling) for n in every])
     ask.see("(r, alpha, scaling)", fields, [(r, r * scale, scale)] * len(every))
     model.fill(names, scale)
     xs = {name: ask.randn(8, model.values[f"{name}.weight"].shape[1]) for name in names}
@@ -189,8 +189,8 @@ def lora_param_count_wrap_one_adapter_for_a_shared_module(ask: Asking) -> None:
     ask.w.do(_wrap(ask, model, r=2, alpha=3.0, target_modules=("q_proj",), dropout=0.0))
     ask.see("LoRALinear in the model", trees.adapters(ask, model), sorted(names))
     left, right = model.left["q_proj"], model.right["q_proj"]
-    ask.see("left is right", ask.w.ask(ask.kit.same(left, right)), True)
-    rows = ask.w.ask(ask.kit.params(model))
+    one, rows = ask.w.ask((ask.kit.same(left, right), ask.kit.params(model)))
+    ask.see("left is right", one, True)
     count = sum(layers.size(row) for row in rows if row[4] and row[0] == row[6])
     ask.see("trainable", count, 2 * (6 + 6) + 2 * (6 + 4), 1)
 
@@ -203,8 +203,9 @@ def lora_param_count_wrap_two_modules_with_one_weight_are_two(ask: Asking) -> No
     ask.w.do(_wrap(ask, model, r=2, target_modules=("fc10", "fc11")))
     ask.see("wrapped", trees.adapters(ask, model), ["fc1", "fc10", "fc11"])
     pairs = {"fc1": a, "fc10": b, "fc11": c}.items()
-    kept = ask.w.ask([ask.kit.same(model[name].base, linear) for name, linear in pairs])
-    tied = ask.w.ask(ask.kit.same(model["fc10"].base.weight, model["fc11"].base.weight))
+    same = [ask.kit.same(model[name].base, linear) for name, linear in pairs]
+    both = ask.kit.same(model["fc10"].base.weight, model["fc11"].base.weight)
+    kept, tied = ask.w.ask((same, both))
     ask.see("(base is the linear it replaced, weight tied)", (kept, tied), ([True] * 3, True))
 
 
@@ -215,8 +216,8 @@ def lora_freeze_wrap_keeps_the_head_tied(ask: Asking) -> None:
     same = ask.kit.same
     first = ask.w.ask([same(m.weight, tied) for m in (model.it.lm_head, model.it.tok_emb)])
     model.wrap(r=2, target_modules=("lm_head",))
-    head = ask.w.ask(same(model.it.lm_head.base.weight, tied))
-    got = (first, head, ask.w.ask(ask.kit.flag(tied)))
+    look = (same(model.it.lm_head.base.weight, tied), ask.kit.flag(tied))
+    got = (first, *ask.w.ask(look))
     ask.see(
         "(head and embedding tied, wrapped head tied, trains)", got, ([True, True], True, False)
     )

@@ -165,7 +165,7 @@ def counts_audit_judges_at_the_published_step(ask: Asking) -> None:
 
 
 def counts_audit_takes_below_and_above_as_said(ask: Asking) -> None:
-    figure, offs = float(ask.rng.randint(3, 40)), (-5.0, -0.5, 0.5, 5.0)
+    figure, offs = float(ask.rng.randint(10, 40)), (-5.0, -0.5, 0.5, 5.0)
     claims = [
         _quotient(ask, figure + off, published=figure, step=2.0, relation=relation)
         for relation in "<>"

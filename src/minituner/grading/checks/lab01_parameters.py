@@ -202,8 +202,8 @@ def counts_even_is_the_smallest_rank_that_is_no_smaller(ask: Asking) -> None:
 
 def counts_even_worked_examples(ask: Asking) -> None:
     n = ask.rng.randint(2, 2000)
-    asked = [(2 * n, 2 * n), (5 * n, 20 * n), (n, 3 * n), (1, 1), (1, 900)]
+    asked = [(2 * n, 2 * n), (5 * n, 20 * n), (n, 3 * n), (1, 1), (1, 900), (3, 4)]
     got = ask.w.ask([ask.star("break_even_rank")(*one) for one in asked])
-    equal(ask, f"{asked} ->", got, [n, 4 * n, -(-3 * n // 4), 1, 1])
+    equal(ask, f"{asked} ->", got, [n, 4 * n, -(-3 * n // 4), 1, 1, 2])
     call = ask.star("break_even_rank")(5, 0)
     refused(ask, [("break_even_rank(5, 0)", call, ("out_features", "0"))], 1)

@@ -139,7 +139,8 @@ def rank_budget_plan_refuses_a_target_that_matches_nothing(ask: Asking) -> None:
     q, w, a = _words(ask, 3)
     shapes, less = _shapes(ask, [(f"{a}.{q}", 4, 6)]), ask.rng.randint(1, 9)
     things = [
-        (f"target {w}", ask.star(PLAN)(shapes, {"mixed": (q, w)}, 40), (w,)),
+        (f"target {w}", ask.star(PLAN)(shapes, {"alone": (w,)}, 40), (w,)),
+        (f"targets {q}, {w}", ask.star(PLAN)(shapes, {"mixed": (q, w)}, 40), (w,)),
         (f"budget={less} of 10", ask.star(PLAN)(shapes, {"q": (q,)}, less), ("budget", f"{less}")),
     ]
     refused(ask, things)
@@ -149,7 +150,8 @@ def rank_budget_plan_refuses_a_target_that_matches_nothing(ask: Asking) -> None:
 
 
 def rank_budget_scale_by_both_rules(ask: Asking) -> None:
-    alpha, r, scale = ask.rng.randint(3, 40), ask.rng.randint(2, 64), ask.star(SCALE)
+    r, scale = ask.rng.randint(2, 64), ask.star(SCALE)
+    alpha = r * ask.rng.randint(0, 3) + ask.rng.randint(1, r - 1)  # no multiple of r
     calls = [scale(alpha, r), scale(alpha, r, "alpha/r"), scale(float(alpha), r, "alpha/sqrt(r)")]
     calls += [scale(float(alpha), 1, rule) for rule in ("alpha/r", "alpha/sqrt(r)")]
     want = [alpha / r, alpha / r, alpha / math.sqrt(r), alpha, alpha]

@@ -127,11 +127,13 @@ def rank_spectrum_values_are_computed_in_float64(ask: Asking) -> None:
 
 def rank_spectrum_values_include_the_zeros(ask: Asking) -> None:
     calls, wants = [], []
-    for size in sizes(ask):
+    for size in sizes(ask) * 3:  # of one matrix, rounding may leave every zero above zero
         sigma, short = stairs(ask, 2), min(size)
         calls += [drawn(ask, *size, sigma)[0], torch.zeros(*size)]
         wants += [torch.cat((sigma, torch.zeros(short - 2))), torch.zeros(short)]
     got = ask.w.ask([ask.star(SPECTRUM)(one) for one in calls])
+    lengths = [one.numel() for one in got]
+    ask.see("values", lengths, [len(want) for want in wants])
     for one, want in zip(got, wants, strict=True):
         ask.near("got - (σ₁, σ₂, 0, …)", one, want.double(), 1e-6 * want[0].item())
     least = min(one.min().item() for one in got)
@@ -147,11 +149,14 @@ def rank_spectrum_values_refuse_what_is_no_finite_matrix(ask: Asking) -> None:
 
 
 def rank_spectrum_energy_of_a_worked_spectrum(ask: Asking) -> None:
-    energies = sorted((ask.rng.randint(1, 40) for _ in range(ask.rng.randint(3, 5))), reverse=True)
+    # Each at most a third of the one before it, so that sums of σ reach the shares elsewhere.
+    energies = [ask.rng.randint(1, 2)]
+    for _ in range(ask.rng.randint(2, 3)):
+        energies.insert(0, energies[0] * ask.rng.randint(3, 5))
     total = sum(energies)
-    # Halfway between what k - 1 and k values reach: no rounding decides.
+    # Between what k - 1 and k values reach: no rounding decides.
     shares = [
-        (sum(energies[:k]) - energies[k - 1] / 2) / total for k in range(1, len(energies) + 1)
+        (sum(energies[:k]) - energies[k - 1] / 4) / total for k in range(1, len(energies) + 1)
     ]
     sigma = vector(*energies).sqrt() * ask.rng.choice((0.5, 1.0, 3.0))
     got = ask.w.ask([ask.star(ENERGY)(sigma, share) for share in shares])

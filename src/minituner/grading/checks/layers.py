@@ -6,6 +6,7 @@ Source: Hu et al. 2021 §4.1. The oracle is x (W + s B A)ᵀ + b in float64, fro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,4 +97,10 @@ def size(row: list[Any]) -> int:
 
 def trainable(ask: Asking, model: Expr) -> set[str]:
     """The names of what requires grad."""
-    return {row[0] for row in ask.w.ask(ask.kit.params(model)) if row[4]}
+    return all_trainable(ask, [model])[0]
+
+
+def all_trainable(ask: Asking, models: Sequence[Expr]) -> list[set[str]]:
+    """The same for several, in one question."""
+    found = ask.w.ask([ask.kit.params(model) for model in models])
+    return [{row[0] for row in rows if row[4]} for rows in found]

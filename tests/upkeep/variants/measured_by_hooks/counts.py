@@ -39,7 +39,9 @@ def empty(*shape: int) -> Tensor:
 
 def lora_param_count(in_features: int, out_features: int, r: int) -> int:
     require(1, in_features=in_features, out_features=out_features, r=r)
-    return empty(r, in_features).numel() + empty(out_features, r).numel()
+    with torch.device("meta"):
+        factors = nn.Linear(in_features, r, bias=False), nn.Linear(r, out_features, bias=False)
+    return sum(factor.weight.numel() for factor in factors)
 
 
 def linear_inventory(model: nn.Module) -> list[LinearShape]:

@@ -1,0 +1,179 @@
+"""What the checks of lab 02 share: runs there with their values here, batches, and closed forms.
+
+The oracles are softmax, its gradient and the schedule in float64, from the judge's own numbers.
+Leaves out: the claims themselves (lab02_data.py, lab02_loop.py, …).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minituner.grading.checks.asking import Asking, gap, shown
+from minituner.grading.expr import Expr, name
+from minituner.recipe import IGNORE, Batch, Recipe
+
+KIT = name("kit_02")
+REFUSED = ("ValueError", "TypeError")
+STATE = (*REFUSED, "KeyError")  # a state that does not fit may be any of these
+VOCAB = 7
+Pairs = list[tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A Run there on a Table whose adapter is `shift`, and its values here."""
+
+    it: Expr
+    model: Expr
+    optimizer: Expr
+    generator: Expr
+    table: Tensor
+    start: Tensor  # shift at first
+    seed: int  # of the generator
+
+    @property
+    def shift(self) -> Expr:
+        return self.model.part.shift
+
+    @property
+    def weights(self) -> Tensor:
+        """The table that the model is at first."""
+        return self.table + self.start
+
+    def now(self, ask: Asking) -> Expr:
+        """What shift is there when this is reached."""
+        return ask.w.keep(ask.kit.values(self.model)["part.shift"])
+
+
+def loop(
+    ask: Asking, *, dropout: float = 0.0, mu: float = 0.0, like: Loop | None = None, at: int = 0
+) -> Loop:
+    """A run as in the middle of training.
+
+    Args:
+        like: another with the same values and the same generator's seed.
+        at: its step.
+    """
+    table = ask.randn(VOCAB, VOCAB) if like is None else like.table
+    start = ask.randn(VOCAB, VOCAB) if like is None else like.start
+    seed = ask.rng.randrange(2**31) if like is None else like.seed
+    model = ask.w.keep(KIT.Table(table, start, dropout))
+    optimizer = ask.w.keep(KIT.Momentum([model.part.shift], mu))
+    generator = ask.w.keep(ask.torch.Generator().manual_seed(seed))
+    it = ask.w.keep(ask.given("recipe.Run")(model, optimizer, generator, at))
+    return Loop(it, model, optimizer, generator, table, start, seed)
+
+
+def recipe(ask: Asking, chosen: Recipe) -> Expr:
+    """The same Recipe there."""
+    return ask.w.keep(ask.given("recipe.Recipe")(**asdict(chosen)))
+
+
+def tokens(ask: Asking, count: int, vocab: int = VOCAB) -> list[int]:
+    return [ask.rng.randrange(vocab) for _ in range(count)]
+
+
+def pairs(ask: Asking, count: int, vocab: int = VOCAB) -> Pairs:
+    sizes = [(ask.rng.randint(1, 4), ask.rng.randint(1, 4)) for _ in range(count)]
+    return [(tokens(ask, p, vocab), tokens(ask, a, vocab)) for p, a in sizes]
+
+
+def batch(ask: Asking, rows: int = 3, seq: int = 5) -> Batch:
+    """Inputs and targets of which about half count, and at least one."""
+    drawn = [torch.randint(VOCAB, (rows, seq), generator=ask.torch_rng) for _ in range(2)]
+    hidden = torch.rand(rows, seq, generator=ask.torch_rng) < 0.5
+    hidden[ask.rng.randrange(rows), ask.rng.randrange(seq)] = False
+    return drawn[0], drawn[1].masked_fill(hidden, IGNORE)
+
+
+def words(ask: Asking, count: int) -> list[str]:
+    """Names without a meaning, none a part of another."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(ask.rng.choices("bcdfghjkmnpstvwxz", k=5))] = None
+    return list(found)
+
+
+# --- closed forms ---------------------------------------------------------------------------------
+
+
+def loss(logits: Tensor, targets: Tensor) -> float:
+    """The mean of logsumexp(z) - z[target] over the targets that count."""
+    counts = targets != IGNORE
+    z, wanted = logits[counts], targets[counts]
+    return (z.logsumexp(-1) - z[torch.arange(len(z)), wanted]).mean().item()
+
+
+def slope(logits: Tensor, targets: Tensor) -> Tensor:
+    """d loss / d logits: (softmax - onehot) / n where a target counts."""
+    counts = targets != IGNORE
+    rows, wanted = logits[counts].softmax(-1), targets[counts]
+    rows[torch.arange(len(rows)), wanted] -= 1.0
+    found = torch.zeros_like(logits)
+    found[counts] = rows / len(rows)
+    return found
+
+
+def gradient(weights: Tensor, given: Batch) -> Tensor:
+    """The same by a Table's weights: added up at the inputs' rows."""
+    inputs, targets = given
+    rows = slope(weights[inputs], targets)
+    return torch.zeros_like(weights).index_add_(0, inputs.flatten(), rows.flatten(0, 1))
+
+
+def rate(step: int, chosen: Recipe) -> float:
+    """The schedule of BLUEPRINT-02.md."""
+    if step < chosen.warmup:
+        return chosen.peak * (step + 1) / chosen.warmup
+    t = min(1.0, (step - chosen.warmup) / (chosen.steps - chosen.warmup))
+    return chosen.floor + (chosen.peak - chosen.floor) * (1.0 + math.cos(math.pi * t)) / 2.0
+
+
+# --- replies --------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, and a tensor of one number as that number."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def equal(ask: Asking, what: str, got: Any, want: Any, nth: int = 0) -> None:
+    """Equal numbers, in lists or alone; 5.0 is 5, as it is for the contract."""
+    got = plain(got)
+    ask.hold(got == plain(want), f"{what} = {shown(got)}", shown(want), nth)
+
+
+def off(got: Any, want: Sequence[float]) -> float:
+    """max|got - want| of as many plain numbers; infinite for anything else."""
+    got = plain(got)
+    if type(got) is not list or len(got) != len(want):
+        return float("inf")
+    if not all(type(one) in (int, float) for one in got):
+        return float("inf")
+    return gap(torch.tensor(got, dtype=torch.float64), torch.tensor(want, dtype=torch.float64))
+
+
+def close(ask: Asking, what: str, got: Any, want: Sequence[float], most: float) -> None:
+    """Plain numbers, each this near."""
+    claim = off(got, want) <= most
+    ask.hold(claim, f"{what} = {shown(plain(got))}", f"{shown(list(want))} within {most:g}")
+
+
+def listed(values: Any) -> Any:
+    """What tensors hold, as lists; anything else as it is."""
+    if isinstance(values, list | tuple):
+        return [listed(value) for value in values]
+    return values.tolist() if isinstance(values, Tensor) else values
+
+
+def wrong(ask: Asking, what: str, facts: dict[str, bool]) -> None:
+    """Each of these holds; the message names those that do not."""
+    ask.see(what, [fact for fact, holds in facts.items() if not holds], [])
