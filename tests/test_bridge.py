@@ -223,7 +223,7 @@ def logits_with(model: MiniGPT, tokens: Tensor, scaling: float, pairs: Pairs) ->
 
 
 @pytest.mark.task("A1")
-def test_bridge_conv1d_has_what_an_adapter_has() -> None:
+def test_bridge_conv1d_layer_has_what_an_adapter_has() -> None:
     """A is (r, in) and B (out, r), B zero and A not, in the base's dtype; scaling is alpha / r."""
     for dtype in (torch.float64, torch.bfloat16):
         rows, columns, r = random.randint(3, 9), random.randint(10, 14), random.randint(2, 5)
@@ -256,7 +256,7 @@ def test_bridge_conv1d_has_what_an_adapter_has() -> None:
 
 
 @pytest.mark.task("A1")
-def test_bridge_conv1d_trains_two_matrices_and_saves_four_tensors() -> None:
+def test_bridge_conv1d_layer_trains_two_matrices_and_saves_four_tensors() -> None:
     """Of the layer's parameters exactly lora_A and lora_B require grad; its state has four keys."""
     layer = LoRAConv1D(draw_conv1d(), r=2)
     trains = sorted(name for name, param in layer.named_parameters() if param.requires_grad)
@@ -271,7 +271,7 @@ def test_bridge_conv1d_trains_two_matrices_and_saves_four_tensors() -> None:
 
 
 @pytest.mark.task("A1")
-def test_bridge_conv1d_follows_the_bases_mode() -> None:
+def test_bridge_conv1d_layer_follows_the_bases_mode() -> None:
     """Around a base in eval mode the whole layer is in eval mode, around one in train mode not."""
     got = []
     for mode in (True, False):
@@ -286,7 +286,7 @@ def test_bridge_conv1d_follows_the_bases_mode() -> None:
 
 
 @pytest.mark.task("A1")
-def test_bridge_conv1d_knows_one_by_what_it_is() -> None:
+def test_bridge_conv1d_layer_knows_its_base_by_what_it_is() -> None:
     """A class of that name that is not ours, as transformers has one, is a base like ours."""
     foreign = type("Conv1D", (nn.Module,), {"forward": Conv1D.forward})()
     foreign.nf = 4
@@ -301,7 +301,7 @@ def test_bridge_conv1d_knows_one_by_what_it_is() -> None:
 
 
 @pytest.mark.task("A1")
-def test_bridge_conv1d_refuses_what_is_none() -> None:
+def test_bridge_conv1d_layer_refuses_what_is_none() -> None:
     """An nn.Linear is a TypeError; r below 1 and a dropout outside [0, 1) are ValueErrors."""
     others = (nn.Linear(4, 4), nn.Embedding(4, 4), nn.Conv1d(4, 4, 1))
     said = [refusal(partial(LoRAConv1D, other), (TypeError,)) for other in others]
@@ -348,7 +348,7 @@ def test_bridge_conv1d_forward_is_the_closed_form() -> None:
 
 
 @pytest.mark.task("A2")
-def test_bridge_conv1d_is_its_base_at_first() -> None:
+def test_bridge_conv1d_forward_is_the_base_at_first() -> None:
     """Before training the output is the base's, bit by bit, with dropout too."""
     base, x = draw_conv1d(), draw(4, 5)
     far = gap(LoRAConv1D(base, r=3, dropout=0.5)(x), base(x))
@@ -361,7 +361,7 @@ def test_bridge_conv1d_is_its_base_at_first() -> None:
 
 
 @pytest.mark.task("A2")
-def test_bridge_conv1d_gradients_are_the_closed_form() -> None:
+def test_bridge_conv1d_forward_has_the_closed_gradients() -> None:
     """dA and dB are those of (alpha / r) x Aᵀ Bᵀ, and the base gets none."""
     layer, x, g = draw_layer(), draw(4, 5), draw(4, 7)
     torch.autograd.backward((layer(x) * g).sum())
@@ -379,7 +379,7 @@ def test_bridge_conv1d_gradients_are_the_closed_form() -> None:
 
 
 @pytest.mark.task("A2")
-def test_bridge_conv1d_drops_the_branchs_input_alone() -> None:
+def test_bridge_conv1d_forward_drops_the_branchs_input_alone() -> None:
     """In train mode dropout is on the branch's input; in eval mode there is none."""
     base = draw_conv1d(1, 3)
     layer = LoRAConv1D(base, r=1, alpha=1.0, dropout=0.5)
@@ -617,7 +617,7 @@ def registered(layer: Base, r: int = 3, alpha: float = 4.5) -> LoRAParametrizati
 
 
 @pytest.mark.task("B1")
-def test_bridge_parametrize_has_two_factors() -> None:
+def test_bridge_parametrize_factors_fit_the_layer() -> None:
     """For a linear and a Conv1D alike A is (r, in) and B (out, r), zero, in the weight's dtype."""
     for layer in draw_bases():
         added = LoRAParametrization(layer.float(), r=3, alpha=4.5)
@@ -634,7 +634,7 @@ def test_bridge_parametrize_has_two_factors() -> None:
 
 
 @pytest.mark.task("B1")
-def test_bridge_parametrize_freezes_the_layer() -> None:
+def test_bridge_parametrize_factors_train_alone() -> None:
     """Weight and bias are frozen; registered, the layer trains A and B alone."""
     for layer in draw_bases():
         added = LoRAParametrization(layer, r=3)
@@ -650,7 +650,7 @@ def test_bridge_parametrize_freezes_the_layer() -> None:
 
 
 @pytest.mark.task("B1")
-def test_bridge_parametrize_refuses_a_rank_below_one() -> None:
+def test_bridge_parametrize_factors_refuse_a_rank_below_one() -> None:
     """r = 0 is a ValueError, and the layer still trains."""
     layer = nn.Linear(5, 7)
     said = refusal(partial(LoRAParametrization, layer, r=0))
@@ -663,7 +663,7 @@ def test_bridge_parametrize_refuses_a_rank_below_one() -> None:
 
 
 @pytest.mark.task("B2")
-def test_bridge_parametrize_is_the_wrappers_function() -> None:
+def test_bridge_parametrize_weight_is_the_wrappers_function() -> None:
     """Output and gradients are those of base plus branch, to 1e-12 in float64."""
     for layer in draw_bases():
         weight = layer.weight.detach().T if is_conv1d(layer) else layer.weight.detach()
@@ -689,7 +689,7 @@ def test_bridge_parametrize_is_the_wrappers_function() -> None:
 
 
 @pytest.mark.task("B2")
-def test_bridge_parametrize_is_the_weight_at_first() -> None:
+def test_bridge_parametrize_weight_is_the_old_one_at_first() -> None:
     """Before training the layer's weight is the one it had, bit by bit."""
     for layer in draw_bases():
         before = layer.weight.detach().clone()
@@ -704,7 +704,7 @@ def test_bridge_parametrize_is_the_weight_at_first() -> None:
 
 
 @pytest.mark.task("B2")
-def test_bridge_parametrize_folds_into_a_plain_layer() -> None:
+def test_bridge_parametrize_weight_folds_into_a_plain_layer() -> None:
     """Taken off with leave_parametrized, the layer is plain again, and gives what it gave."""
     for layer in draw_bases():
         kind, x = type(layer), draw(4, 5)
@@ -849,7 +849,7 @@ def test_bridge_unwrap_takes_a_shared_module_at_each_name() -> None:
 
 
 @pytest.mark.task("D1")
-def test_bridge_folder_has_pefts_keys() -> None:
+def test_bridge_folder_files_have_pefts_keys() -> None:
     """WEIGHTS holds base_model.model.<name>.lora_A.weight (r, in) and .lora_B.weight (out, r)."""
     for dtype in (torch.float64, torch.bfloat16):
         model = MiniGPT(MINI).to(dtype)
@@ -869,7 +869,7 @@ def test_bridge_folder_has_pefts_keys() -> None:
 
 
 @pytest.mark.task("D1")
-def test_bridge_folder_config_says_all() -> None:
+def test_bridge_folder_files_say_all() -> None:
     """CONFIG has r, lora_alpha, exactly the adapted modules, and the rest of plain LoRA."""
     model = draw_minigpt()
     r, alpha = random.randint(1, 5), random.choice((1.5, 8.0, 32.0))
@@ -893,7 +893,7 @@ def test_bridge_folder_config_says_all() -> None:
 
 
 @pytest.mark.task("D1")
-def test_bridge_folder_config_says_which_way_round() -> None:
+def test_bridge_folder_files_say_which_way_round() -> None:
     """fan_in_fan_out is true for Conv1Ds, and their factors have the same shapes as a linear's."""
     model = draw_gpt2()
     branched(model, "c_fc", r=3)
@@ -910,7 +910,7 @@ def test_bridge_folder_config_says_which_way_round() -> None:
 
 
 @pytest.mark.task("D1")
-def test_bridge_folder_refuses_what_one_config_cannot_say() -> None:
+def test_bridge_folder_files_refuse_what_one_config_cannot_say() -> None:
     """No adapters, two ranks, two alphas, a scaling that is not alpha / r: ValueError."""
     said = [refusal(partial(adapter_files, draw_minigpt()))]
     for field, value in (("r", 3), ("alpha", 4.0), ("scaling", 0.5)):
@@ -929,7 +929,7 @@ def test_bridge_folder_refuses_what_one_config_cannot_say() -> None:
 
 
 @pytest.mark.task("D1")
-def test_bridge_folder_on_disk_is_two_files(tmp_path: Path) -> None:
+def test_bridge_folder_files_on_disk_are_two(tmp_path: Path) -> None:
     """save_adapter makes the folder, writes two files, replaces old ones and leaves the rest."""
     folder = tmp_path / "new" / "adapter"
     for _ in range(2):
@@ -953,7 +953,7 @@ def test_bridge_folder_on_disk_is_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.task("D2")
-def test_bridge_folder_reads_what_peft_writes() -> None:
+def test_bridge_folder_read_takes_what_peft_writes() -> None:
     """Short targets in any order, PEFT's other settings, whatever order the tensors have."""
     model = draw_minigpt()
     r, alpha = random.randint(1, 4), random.choice((6, 2.5))
@@ -975,7 +975,7 @@ def test_bridge_folder_reads_what_peft_writes() -> None:
 
 
 @pytest.mark.task("D2")
-def test_bridge_folder_refuses_what_is_no_plain_adapter() -> None:
+def test_bridge_folder_read_refuses_what_is_no_plain_adapter() -> None:
     """Missing or foreign settings, and bytes that are no safetensors, are refused."""
     files, _ = draw_files(draw_minigpt())
     cases: dict[str, dict[str, bytes]] = {
@@ -1010,7 +1010,7 @@ def test_bridge_folder_refuses_what_is_no_plain_adapter() -> None:
 
 
 @pytest.mark.task("D2")
-def test_bridge_folder_refuses_names_that_do_not_add_up() -> None:
+def test_bridge_folder_read_refuses_names_that_do_not_add_up() -> None:
     """An A without its B, a tensor too many, another prefix, no tensor: ValueError."""
     files, pairs = draw_files(draw_minigpt())
     tensors = tensors_of(pairs)
@@ -1038,7 +1038,7 @@ def test_bridge_folder_refuses_names_that_do_not_add_up() -> None:
 
 
 @pytest.mark.task("D2")
-def test_bridge_folder_refuses_shapes_that_do_not_fit_r() -> None:
+def test_bridge_folder_read_refuses_shapes_that_do_not_fit_r() -> None:
     """A is (r, in) and B (out, r) with CONFIG's r, both matrices; else ValueError."""
     files, pairs = draw_files(draw_minigpt())
     name, (a, b) = next(iter(pairs.items()))
@@ -1065,7 +1065,7 @@ def test_bridge_folder_refuses_shapes_that_do_not_fit_r() -> None:
 
 
 @pytest.mark.task("D2")
-def test_bridge_folder_refuses_what_is_not_finite() -> None:
+def test_bridge_folder_read_refuses_what_is_not_finite() -> None:
     """NaN or infinity anywhere in an A or a B is a ValueError."""
     files, pairs = draw_files(draw_minigpt())
     taken = []
@@ -1085,7 +1085,7 @@ def test_bridge_folder_refuses_what_is_not_finite() -> None:
 
 
 @pytest.mark.task("D2")
-def test_bridge_folder_refuses_targets_that_tell_another_story() -> None:
+def test_bridge_folder_read_refuses_targets_that_tell_another_story() -> None:
     """A target without a tensor and a tensor without a target are both a ValueError."""
     files, _ = draw_files(draw_minigpt())
     lists: tuple[list[str], ...] = (
@@ -1112,7 +1112,7 @@ def test_bridge_folder_refuses_targets_that_tell_another_story() -> None:
 
 
 @pytest.mark.task("D3")
-def test_bridge_folder_fills_the_parameters_that_are_there() -> None:
+def test_bridge_folder_fill_keeps_the_parameters_that_are_there() -> None:
     """The values are copied into the same Parameters, which go on training; nothing else moves."""
     model = draw_minigpt()
     found = branched(model, *TARGETS)
@@ -1142,7 +1142,7 @@ def test_bridge_folder_fills_the_parameters_that_are_there() -> None:
 
 
 @pytest.mark.task("D3")
-def test_bridge_folder_refuses_another_models_adapter() -> None:
+def test_bridge_folder_fill_refuses_another_models_adapter() -> None:
     """Other modules, another r, another alpha, other sizes: ValueError, and no value has moved."""
     wide = MiniGPT(MiniGPTConfig(11, 6, 2, 2, 8, 16)).double()
     deep = MiniGPT(MiniGPTConfig(11, 6, 3, 2, 8, 12)).double()
@@ -1172,7 +1172,7 @@ def test_bridge_folder_refuses_another_models_adapter() -> None:
 
 
 @pytest.mark.task("D3")
-def test_bridge_folder_refuses_what_is_not_finite_here() -> None:
+def test_bridge_folder_fill_refuses_what_is_not_finite_here() -> None:
     """A value that is finite in the file and infinite in the model's dtype is a ValueError."""
     model = MiniGPT(MINI).half()
     branched(model, *TARGETS)
@@ -1190,7 +1190,7 @@ def test_bridge_folder_refuses_what_is_not_finite_here() -> None:
 
 
 @pytest.mark.task("D3")
-def test_bridge_folder_on_disk_comes_back(tmp_path: Path) -> None:
+def test_bridge_folder_fill_from_disk(tmp_path: Path) -> None:
     """What save_adapter wrote, load_adapter reads into a model that is wrapped the same way."""
     first, second = draw_minigpt(), draw_minigpt()
     found, others = branched(first, *TARGETS), branched(second, *TARGETS)
@@ -1217,7 +1217,7 @@ def test_bridge_folder_on_disk_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.task("E1")
-def test_bridge_several_one_for_all_rows() -> None:
+def test_bridge_several_rows_share_one() -> None:
     """With one adapter chosen the logits are those of a model with its update in the weights."""
     model, tokens = draw_minigpt(), draw_tokens()
     poet, cook = draw_pairs(model), draw_pairs(model, 3, ("q_proj", "fc2"))
@@ -1234,7 +1234,7 @@ def test_bridge_several_one_for_all_rows() -> None:
 
 
 @pytest.mark.task("E1")
-def test_bridge_several_none_is_the_base() -> None:
+def test_bridge_several_rows_without_one_are_the_base() -> None:
     """With none chosen, for all or for each row, the logits are the base's, bit by bit."""
     model, tokens = draw_minigpt(), draw_tokens()
     want = logits(draw_copy(model), tokens)
@@ -1259,7 +1259,7 @@ def draw_copy(model: MiniGPT) -> MiniGPT:
 
 
 @pytest.mark.task("E1")
-def test_bridge_several_rows_of_their_own() -> None:
+def test_bridge_several_rows_have_their_own() -> None:
     """A batch whose rows have different adapters gives each row what it gets when it is alone."""
     model = draw_minigpt()
     held = {
@@ -1286,7 +1286,7 @@ def test_bridge_several_rows_of_their_own() -> None:
 
 
 @pytest.mark.task("E1")
-def test_bridge_several_refuses_another_number_of_rows() -> None:
+def test_bridge_several_rows_refuse_another_number() -> None:
     """Fewer or more names than rows is a ValueError, in a module that no adapter has, too."""
     model = draw_minigpt()
     shelf = shelved(model, poet=(1.5, draw_pairs(model, 2, ("fc2",))))
@@ -1303,7 +1303,7 @@ def test_bridge_several_refuses_another_number_of_rows() -> None:
 
 
 @pytest.mark.task("E1")
-def test_bridge_several_leave_the_output_they_get() -> None:
+def test_bridge_several_rows_leave_the_output_they_get() -> None:
     """`adapted` gives a new tensor: the base's own output is not written to."""
     model = draw_minigpt()
     pairs = draw_pairs(model)
