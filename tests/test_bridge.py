@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from minituner.adapters import Adapter, Base, adapters_of, place
+from minituner.adapters import Adapter, Base, adapters_of, place, sizes
 from minituner.bridge import (
     LoRAConv1D,
     LoRAParametrization,
@@ -611,7 +611,7 @@ def registered(layer: Base, r: int = 3, alpha: float = 4.5) -> LoRAParametrizati
     """A parametrization on the layer's weight, its B not zero."""
     added = LoRAParametrization(layer, r, alpha)
     with torch.no_grad():
-        added.lora_B.copy_(draw(7, r))
+        added.lora_B.copy_(draw(sizes(layer)[1], r))
     parametrize.register_parametrization(layer, "weight", added)
     return added
 
@@ -665,11 +665,12 @@ def test_bridge_parametrize_factors_refuse_a_rank_below_one() -> None:
 @pytest.mark.task("B2")
 def test_bridge_parametrize_weight_is_the_wrappers_function() -> None:
     """Output and gradients are those of base plus branch, to 1e-12 in float64."""
-    for layer in draw_bases():
+    for layer in (*draw_bases(), draw_conv1d(6, 6)):  # a square one hides a transpose
         weight = layer.weight.detach().T if is_conv1d(layer) else layer.weight.detach()
         assert layer.bias is not None
         bias, added = layer.bias.detach(), registered(layer)
-        x, g = draw(4, 5), draw(4, 7)
+        columns, rows = sizes(layer)
+        x, g = draw(4, columns), draw(4, rows)
         a = added.lora_A.detach().clone().requires_grad_()
         b = added.lora_B.detach().clone().requires_grad_()
         want = x @ weight.T + bias + 1.5 * (x @ a.T @ b.T)
@@ -872,7 +873,7 @@ def test_bridge_folder_files_have_pefts_keys() -> None:
 def test_bridge_folder_files_say_all() -> None:
     """CONFIG has r, lora_alpha, exactly the adapted modules, and the rest of plain LoRA."""
     model = draw_minigpt()
-    r, alpha = random.randint(1, 5), random.choice((1.5, 8.0, 32.0))
+    r, alpha = random.randint(1, 5), random.choice((1.5, 12.0, 32.0))  # not 8, the default
     found = branched(model, *TARGETS, r=r, alpha=alpha)
     config = json.loads(adapter_files(model, "a/base")[CONFIG])
     hits = {
