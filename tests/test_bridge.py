@@ -871,26 +871,37 @@ def test_bridge_folder_files_have_pefts_keys() -> None:
 
 @pytest.mark.task("D1")
 def test_bridge_folder_files_say_all() -> None:
-    """CONFIG has r, lora_alpha, exactly the adapted modules, and the rest of plain LoRA."""
+    """CONFIG has r, lora_alpha and the rest of plain LoRA."""
     model = draw_minigpt()
     r, alpha = random.randint(1, 5), random.choice((1.5, 12.0, 32.0))  # not 8, the default
-    found = branched(model, *TARGETS, r=r, alpha=alpha)
+    branched(model, *TARGETS, r=r, alpha=alpha)
     config = json.loads(adapter_files(model, "a/base")[CONFIG])
-    hits = {
-        name
-        for name, module in draw_minigpt().named_modules()
-        for target in config.get("target_modules", ())
-        if isinstance(module, nn.Linear) and (name == target or name.endswith("." + target))
-    }
     asked = ("peft_type", "r", "lora_alpha", "bias", "fan_in_fan_out", "base_model_name_or_path")
-    got = ({key: config.get(key, "missing") for key in asked}, hits == set(found))
-    want = (dict(zip(asked, ("LORA", r, alpha, "none", False, "a/base"), strict=True)), True)
+    got = {key: config.get(key, "missing") for key in asked}
+    want = dict(zip(asked, ("LORA", r, alpha, "none", False, "a/base"), strict=True))
     assert got == want, explain(
-        measured=f"(settings, targets hit exactly the adapted modules) = {got}",
+        measured=f"settings = {got}",
         expected=want,
         cause="what is left out is taken as a default: without lora_alpha the scale is another one",
         read="P9",
     )
+
+
+@pytest.mark.task("D1")
+def test_bridge_folder_files_target_what_is_adapted() -> None:
+    """Each target hits an adapted module, at a dot, and together they hit no other."""
+    for model, ends in ((draw_minigpt(), TARGETS), (draw_gpt2(), ("attn.c_proj",))):
+        names = [name for name, _ in model.named_modules()]
+        found = branched(model, *ends)
+        targets = json.loads(adapter_files(model)[CONFIG])["target_modules"]
+        hits = {t: {n for n in names if n == t or n.endswith("." + t)} for t in targets}
+        got = (sorted(set().union(*hits.values())), [t for t in targets if not hits[t]])
+        assert got == (sorted(found), []), explain(
+            measured=f"(hit, targets that hit nothing) = {got}",
+            expected=(sorted(found), []),
+            cause="a short target hits more: PEFT then makes adapters that the file has not",
+            read="P5",
+        )
 
 
 @pytest.mark.task("D1")
@@ -1023,13 +1034,10 @@ def test_bridge_folder_read_refuses_names_that_do_not_add_up() -> None:
         "a bias": tensors | {first.replace("lora_A.weight", "lora_B.bias"): draw(8)},
         "no prefix": {key.removeprefix(PREFIX): value for key, value in tensors.items()},
         "a dot": {key.replace("_A.weight", "_A.default.weight"): v for key, v in tensors.items()},
-        "nothing": {},
     }
-    taken = [
-        case
-        for case, told in cases.items()
-        if refusal(partial(read_adapter, with_tensors(files, told)), FILES) is None
-    ]
+    told = {case: with_tensors(files, found) for case, found in cases.items()}
+    told["nothing"] = with_tensors(changed(files, target_modules=[]), {})
+    taken = [c for c, files in told.items() if refusal(partial(read_adapter, files), FILES) is None]
     assert not taken, explain(
         measured=f"read though it should be refused: {taken}",
         expected=[],
