@@ -165,7 +165,10 @@ def main() -> int:
             else:
                 story(console, adapt, chosen)
         except NotImplementedError as raised:
-            console.print(say("nothing to measure yet: {todo}", todo=lab("02").todo(str(raised))))
+            console.print(
+                say("nothing to measure yet: {todo}", todo=lab("02").todo(str(raised))),
+                soft_wrap=True,
+            )
             return 1
     return report("02", chosen, measure)
 

@@ -33,16 +33,16 @@ class Grid:
     peaks: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of adapters
     weight_peaks: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)  # of the weights themselves
     alphas: tuple[float, ...] = (2.0, 16.0, 128.0)
-    alpha_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    alpha_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     scaled: tuple[int, ...] = (1, 4, 16, 64)  # ranks that both rules are tried at
-    scaled_peaks: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    scaled_peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     exceptions_steps: int = 300
     rule_steps: int = 150
     rule_peaks: tuple[float, ...] = (3e-3, 1e-2)
     rule_weight_peaks: tuple[float, ...] = (1e-3, 3e-3)
     few: tuple[str, ...] = ("v", "qv", "qkvo", "mlp")  # at r = 1: under what r = 1 costs on all
-    timed_steps: int = 20
+    timed_steps: int = 10
 
     def cell(self, task: str, **how: Any) -> Cell:
         """A cell of this grid: its first seed, and no learning rate yet, unless told otherwise."""
@@ -161,7 +161,7 @@ def alpha(study: Study) -> Table:
     return {"r": how.r, "rows": rows, "starts": starts}
 
 
-def timing(study: Study, rounds: int = 5) -> Table:
+def timing(study: Study, rounds: int = 15) -> Table:
     """Milliseconds of the processor for a step, by rank: the quickest of interleaved rounds."""
     adapt, task = study.bench.adapt, study.bench.tasks["exceptions"]
     ways = {f"r{r}": study.grid.cell("exceptions", r=r) for r in study.grid.ranks}

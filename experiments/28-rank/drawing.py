@@ -41,6 +41,13 @@ def doubling(axes: Axes, ranks: Sequence[int]) -> None:
     axes.set_xlabel("rank r")
 
 
+def plain_log(axes: Axes, ticks: Sequence[float]) -> None:
+    """A logarithmic loss with its ticks written out."""
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
 def ranks(drawn: Figure, data: Any) -> None:
     """Exact match and loss over what is trained; time over rank."""
     match, loss, time = drawn.subplots(1, 3)
@@ -63,12 +70,12 @@ def ranks(drawn: Figure, data: Any) -> None:
         2,
         sizes,
         [row["control"] for row in points_of(data, "exceptions")],
-        "regular verbs kept",
+        "exceptions: regular verbs kept",
     )
     for axes in (match, loss):
         axes.set_xscale("log")
         axes.set_xlabel("parameters trained")
-    loss.set_yscale("log")
+    plain_log(loss, (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1))
     match.set(ylabel="exact match", title="accuracy", ylim=(-0.03, 1.03))
     loss.set(ylabel="loss, nats a letter", title="loss")
     match.legend(fontsize=8)
@@ -108,7 +115,7 @@ def scaling(drawn: Figure, data: Any) -> None:
     """Loss over rank: at two fixed learning rates, and each at its best."""
     rows = data["rows"]
     peaks = sorted({row["peak"] for row in rows})
-    shown = [*peaks[: 2 if len(peaks) > 2 else 1], None]
+    shown = [*(peaks[1:3] or peaks), None]
     for axes, peak in zip(drawn.subplots(1, len(shown), sharey=True), shown, strict=True):
         for nth, (rule, label) in enumerate(RULES.items()):
             mine = [row for row in rows if row["rule"] == rule]
@@ -122,7 +129,7 @@ def scaling(drawn: Figure, data: Any) -> None:
             ]
             lined(axes, nth, every, [row["loss"] for row in chosen], label)
         doubling(axes, every)
-        axes.set_yscale("log")
+        plain_log(axes, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
         axes.set_title("best learning rate for each" if peak is None else f"learning rate {peak:g}")
         axes.legend()
     drawn.axes[0].set_ylabel("loss on the exceptions, nats a letter")
@@ -152,16 +159,15 @@ def alpha(drawn: Figure, data: Any) -> None:
         label = f"{zero} = 0, {other} random"
         lined(right, nth, [row["peak"] for row in mine], [row["loss"] for row in mine], label)
     right.set_xscale("log")
-    right.set_yscale("log")
+    plain_log(right, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2))
     right.set_xticks(peaks, [f"{peak:g}" for peak in peaks])
-    right.minorticks_off()
     right.set(title="which factor begins at zero", xlabel="learning rate", ylabel="loss")
     right.legend()
 
 
 def spectra(drawn: Figure, data: Any) -> None:
     """Energy of the k strongest directions, by kind of linear: ΔW, noise, W itself."""
-    kinds = {"q_proj": "q, layer 1", "v_proj": "v, layer 1", "mlp.fc1": "fc1, layer 1"}
+    kinds = {"q_proj": "q of blocks.1", "v_proj": "v of blocks.1", "mlp.fc1": "fc1 of blocks.1"}
     grid = drawn.subplots(2, len(kinds), sharex=True, sharey=True)
     labels = {"update": "ΔW", "noise": "noise", "base": "W before"}
     for row, (task, title) in zip(grid, TITLES.items(), strict=True):
@@ -203,10 +209,10 @@ def subspaces(drawn: Figure, data: Any) -> None:
     for row, view in zip(grid, ("A", "BA"), strict=True):
         for axes, label in zip(row, ("seeds", "ranks"), strict=True):
             table = data[f"{view}, {label}"]["grid"]
-            image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, origin="lower")
+            image = axes.imshow(table, cmap="cividis", vmin=0, vmax=0.6, origin="lower")
             for i, values in enumerate(table):
                 for j, value in enumerate(values):
-                    colour = "black" if value > 0.5 else "white"
+                    colour = "black" if value > 0.33 else "white"
                     axes.text(
                         j,
                         i,

@@ -93,6 +93,12 @@ def ablate(chosen: argparse.Namespace) -> int:
     if chosen.figures:
         return study.draw(chosen.out / "figures")
     impl = chosen.impl or "reference"
+    if impl not in ("student", "reference") and not Path(impl).exists():
+        said = say(
+            "--impl: expected student, reference or a {star}, got {got}", star="rank.py", got=impl
+        )
+        print(said)
+        return 2
     try:
         return study.study(chosen.out, impl, chosen.smoke, chosen.seed, chosen.device)
     except NotImplementedError as todo:

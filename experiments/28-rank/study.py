@@ -77,7 +77,7 @@ def study(here: Path, impl: str, smoke: bool, seed: int = 0, device: str = "cpu"
 
         running, expected = Study(grid, bench, done), ablations.size(grid, bench)
         tables = {name: table(running) for name, table in TABLES.items()}
-        tables["ranks"] |= ablations.timing(running)
+        tables["ranks"] |= ablations.timing(running) | {"base": verbbase.SHA256}
     for name, table in tables.items():
         write(out / f"{name}.json", table)
     return draw(out)

@@ -128,9 +128,10 @@ class Corpus:
                 )
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as part:
-            part.write(data)
-        os.replace(part.name, self.path)
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as held:
+            part = Path(held) / self.name
+            part.write_bytes(data)
+            os.replace(part, self.path)
         return self.path
 
 

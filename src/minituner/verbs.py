@@ -130,7 +130,9 @@ def lookalikes(count: int, rng: random.Random) -> list[Pair]:
 
 def _disguise(verb: str, rng: random.Random) -> str:
     """The verb with another onset, or with another end of its last syllable."""
-    onset, vowels, rest = re.fullmatch("([^aeiou]*)([aeiouy]*)(.*)", verb).groups()
+    after = verb.lstrip("bcdfghjklmnpqrstvwxyz")
+    rest = after.lstrip("aeiouy")
+    onset, vowels = verb.removesuffix(after), after.removesuffix(rest)
     if rng.random() < 0.6:
         return rng.choice(_words("onset")) + vowels + rest
     ends = _words("before_e") if rest.endswith("e") else _words("single") + _words("cluster")

@@ -1,13 +1,14 @@
 """Lab 03's experiment: end to end in miniature, and what its cells and tables promise.
 
 The ★ files are the reference's. Leaves out: the findings, which theory_facts_rank_findings.py reads
-from figures/*.json, and the pictures; a person looks.
+from figures/*.json and test_rank_findings.py holds to them, and the pictures; a person looks.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from minituner.verbbase import load_base
+from minituner.verbbase import SHA256, load_base
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "28-rank"
@@ -73,7 +74,8 @@ def tensors_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) ->
 def test_smoke_runs_end_to_end(parts: Any, tmp_path: Path) -> None:
     """Every table is written, every figure drawn; the bar knew how many cells there would be."""
     command = [sys.executable, str(FOLDER / "run.py"), "--smoke", "--out", str(tmp_path)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    said = os.environ | {"MINITUNER_LANG": "en"}
+    ran = subprocess.run(command, check=True, env=said, capture_output=True, text=True, timeout=600)
     out = tmp_path / "results" / "smoke"
     for name in parts.study.TABLES:
         assert json.loads((out / f"{name}.json").read_text(encoding="utf-8")), name
@@ -217,6 +219,21 @@ def test_lora_plus_is_alpha_under_adam() -> None:
     plus, plain = updates
     assert plus.norm() > 0.1
     assert torch.allclose(plus, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_figures_are_of_the_grid_that_stands_here(parts: Any) -> None:
+    """Every table is there, of this base, with the ranks, rates and seeds of ablations.Grid."""
+    paths = (FOLDER / "figures").glob("*.json")
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    assert set(found) == set(parts.study.TABLES)
+    assert found["ranks"]["base"] == SHA256
+    grid = parts.ablations.Grid()
+    rows = found["ranks"]["exceptions"]["rows"]
+    assert [row["r"] for row in rows] == list(grid.ranks)
+    assert all(len(row["loss"]["each"]) == len(grid.seeds) == 3 for row in rows)
+    rates = {row["peak"] for row in found["alpha"]["rows"]}
+    assert rates == set(grid.alpha_peaks)
+    assert {row["peak"] for row in found["scaling"]["rows"]} == set(grid.scaled_peaks)
 
 
 def test_the_new_rule_is_spelled_right(parts: Any) -> None:

@@ -157,6 +157,21 @@ def test_the_aim_of_the_lab_is_reached() -> None:
     assert naive["learned"]["mean"] > 0.95 and naive["control"]["mean"] < 0.5
 
 
+def test_what_theory_05_says_in_words_holds() -> None:
+    """Less than three points from r = 8 on, more than four at r = 4, a third learned at r = 1."""
+    data, names = committed(VERBS, "forgetting"), committed(NAMES, "names")["rows"]
+    careful = {row["rank"]: row for row in data["careful"]}
+    lost = {rank: data["base"]["control"] - row["control"]["mean"] for rank, row in careful.items()}
+    assert max(lost[8], lost[16], lost[0]) < 0.03 and lost[4] > 0.04
+    assert 0.3 < careful[1]["learned"]["mean"] < 0.4
+    assert data["few"][0]["control"]["mean"] < 2 / 3
+    assert abs(lost[8] - lost[0]) < min(careful[r]["control"]["sd"] for r in (8, 0))
+    _, lora, rehearsed, full = names
+    assert abs(lora["late"]["mean"] - full["late"]["mean"]) < lora["late"]["sd"]
+    assert full["early"]["mean"] - lora["early"]["mean"] > 2 * lora["early"]["sd"]
+    assert rehearsed["early"]["mean"] < lora["early"]["mean"] - 0.4
+
+
 @pytest.mark.parametrize(
     ("folder", "name"),
     [(VERBS, "forgetting"), (VERBS, "frontier"), (NAMES, "names")],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from theory_facts_forgetting import forgetting_facts
 from theory_facts_memory import memory_facts
 from theory_facts_rank import rank_facts
 from theory_numbers import About, Fact, fact
@@ -269,6 +270,7 @@ PAGES: dict[str, Callable[[], list[Fact]]] = {
     "02-parameter-count": count_facts,
     "03-memory": memory_facts,
     "04-merging-and-floats": merging_facts,
+    "05-forgetting": forgetting_facts,
     "06-low-rank": rank_facts,
 }
 FACTS = {name: cache(facts) for name, facts in PAGES.items()}

@@ -101,7 +101,8 @@ def forgetting_facts() -> list[Fact]:
         ),
         fact("share = 0.5", data["less"][0]["share"]),
         fact("0.03", how["may_forget"]),
-        fact("r = 8", 8),
+        fact("28-irregular-verbs", 28),  # a folder's name
+        *(fact(f"r = {rank}", rank) for rank in (1, 4, 8)),
         *over_ranks("naive"),
         *over_ranks("careful"),
         *(cells(row) for row in at_eight.values()),

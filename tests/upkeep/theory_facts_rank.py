@@ -15,6 +15,7 @@ from typing import Any  # numpy's own parameter: any width of float
 import numpy as np
 import numpy.typing as npt
 import torch
+from theory_facts_rank_findings import finding_facts
 from theory_facts_rank_steps import scales, zeros
 from theory_numbers import ROOT, About, Fact, fact
 from torch import nn
@@ -44,6 +45,7 @@ def rank_facts() -> list[Fact]:
         *budgets(),
         *scales(),
         *zeros(),
+        *finding_facts(),
         *questions(),
     ]
 

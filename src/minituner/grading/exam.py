@@ -22,7 +22,7 @@ import torch
 from minituner.grading.asked import Check
 from minituner.grading.clerk import Clerk
 from minituner.grading.diagnose import SEED, Signs, seen, told
-from minituner.grading.host import GIVEN, Box, at_least
+from minituner.grading.host import CPU_SECONDS, GIVEN, Box, at_least
 from minituner.grading.intake import Gathered, Refusal, gather
 from minituner.grading.notes import absent, judged, read
 from minituner.grading.peer import Broken, Lost, Peer, Raised, clean
@@ -45,12 +45,14 @@ class Paper:
 
     checks: dict[str, Check]
     measure: Callable[[Peer], dict[str, str]]
+    seconds: int  # of CPU time that measuring may take
 
 
 def paper(lab: Lab) -> Paper:
     """The checks and the measuring of a lab: checks/labNN.py."""
     module = import_module(f"minituner.grading.checks.lab{lab.id}")
-    return Paper(module.CHECKS, module.measure)
+    seconds: int = getattr(module, "MEASURE_SECONDS", CPU_SECONDS)
+    return Paper(module.CHECKS, module.measure, seconds)
 
 
 class Examiner:
@@ -204,7 +206,7 @@ class _Verdict:
             return absent(self.lab.notes)
         try:
             with Room(self.box, self.lab, star) as room:
-                measured = self.paper.measure(room.fresh())
+                measured = self.paper.measure(room.fresh(self.paper.seconds))
         except (Raised, Lost) as error:
             return GateResult("notes", "failed", (str(error),))
         except Broken as error:

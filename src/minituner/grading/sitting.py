@@ -52,25 +52,25 @@ class Room:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
-    def begun(self) -> Peer:
+    def begun(self, cpu_seconds: int = CPU_SECONDS) -> Peer:
         """A worker that is loading the submission.
 
         Raises:
             Broken: ours.
         """
-        seconds = NEXT_CPU_SECONDS if self.losses else CPU_SECONDS
+        seconds = NEXT_CPU_SECONDS if self.losses else cpu_seconds
         peer = self.box.worker(cpu_seconds=seconds)
         self.others.append(peer)
         peer.begin(self.module, self.lab.star, self.source)
         return peer
 
-    def fresh(self) -> Peer:
+    def fresh(self, cpu_seconds: int = CPU_SECONDS) -> Peer:
         """A worker that has just loaded the submission.
 
         Raises:
             Raised, Lost: the submission's doing. Broken: ours.
         """
-        peer = self.begun()
+        peer = self.begun(cpu_seconds)
         peer.loaded()
         return peer
 

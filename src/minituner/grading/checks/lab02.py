@@ -12,9 +12,9 @@ from minituner.grading.checks import (
     lab02_state,
 )
 from minituner.grading.checks.asking import Asking
-from minituner.grading.checks.lab02_notes import measure
+from minituner.grading.checks.lab02_notes import MEASURE_SECONDS, measure
 
-__all__ = ["CHECKS", "measure"]
+__all__ = ["CHECKS", "MEASURE_SECONDS", "measure"]
 PARTS = (lab02_data, lab02_loop, lab02_evaluation, lab02_state, lab02_resume)
 
 CHECKS: dict[str, Callable[[Asking], None]] = {

@@ -63,7 +63,7 @@ def adapt_eval_loss_weighs_tokens_not_batches(ask: Asking) -> None:
     got = ask.w.ask(ask.star("evaluate")(of.model, batches))
     inputs, targets = (torch.cat([part[i].flatten() for part in batches]) for i in (0, 1))
     ask.see("type of the loss", type(got).__name__, "float")
-    close(ask, "evaluate", [got], [loss(of.weights[inputs], targets)], 1e-8)
+    close(ask, "evaluate", [got], [loss(of.weights[inputs], targets)], 1e-6)
 
 
 def adapt_eval_loss_leaves_the_model_as_it_was(ask: Asking) -> None:
@@ -72,7 +72,7 @@ def adapt_eval_loss_leaves_the_model_as_it_was(ask: Asking) -> None:
     got = ask.w.keep(ask.star("evaluate")(of.model, [given]))
     told = (got, of.now(ask), ask.kit.slope(of.shift), ask.kit.modules(of.model))
     found, shift, kept, rows = ask.w.ask(told)
-    close(ask, "evaluate", [found], [loss(of.weights[given[0]], given[1])], 1e-8)
+    close(ask, "evaluate", [found], [loss(of.weights[given[0]], given[1])], 1e-6)
     facts = {
         "values": gap(shift, of.start) == 0.0,
         "gradient": gap(kept, grad) == 0.0,
@@ -103,9 +103,11 @@ def adapt_match_counts_whole_answers(ask: Asking) -> None:
         ([a], [b, d, e]),  # wrong in the middle
         ([f, a], [b, c, d, a]),  # wrong at the end
     ]
+    more = ask.rng.randint(1, 6)
+    given += ask.rng.choices(given[:2], k=more)
     ask.rng.shuffle(given)
     got = ask.w.ask(ask.star("exact_match")(model, given, g))
-    close(ask, "exact_match", [got], [0.4], 1e-9)
+    close(ask, "exact_match", [got], [(2 + more) / (5 + more)], 1e-6)
 
 
 def adapt_match_is_what_greedy_decoding_gives(ask: Asking) -> None:
@@ -131,14 +133,14 @@ def adapt_match_is_what_greedy_decoding_gives(ask: Asking) -> None:
     model = ask.w.keep(ask.given("minigpt.MiniGPT")(there).double())
     ask.w.do(model.load_state_dict(state))
     got = ask.w.ask(ask.star("exact_match")(model, given, 10))
-    close(ask, "exact_match on greedy answers, some changed", [got], [right / 8], 1e-9)
+    close(ask, "exact_match on greedy answers, some changed", [got], [right / 8], 1e-6)
 
 
 def adapt_match_asks_in_eval_mode(ask: Asking) -> None:
     model, (a, b, c, d, e, _, g) = _chain(ask, 0.9)
     got = ask.w.keep(ask.star("exact_match")(model, [([a], [b, c, d, e])] * 20, g))
     share, modes, rows = ask.w.ask((got, model.modes(), ask.kit.modules(model)))
-    close(ask, "exact_match", [share], [1.0], 1e-9)
+    close(ask, "exact_match", [share], [1.0], 1e-6)
     facts = {"eval mode": modes == [False] * len(modes) and bool(modes)}
     facts["train mode afterwards"] = all(row[2] is True for row in rows)
     wrong(ask, "not so", facts)

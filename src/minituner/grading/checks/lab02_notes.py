@@ -20,6 +20,7 @@ from minituner.recipe import Recipe
 from minituner.verbbase import CONFIG, load_base
 
 SEED, PART = 28, 50  # pairs of a batch in an evaluation
+MEASURE_SECONDS = 20  # of CPU time: decoding token by token, in plain loops, takes 5
 STAR, GIVEN, KIT = name("minituner.adapt"), name("minituner"), name("kit_02")
 
 

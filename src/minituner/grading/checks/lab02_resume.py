@@ -116,7 +116,7 @@ def adapt_resume_measures_on_time(ask: Asking) -> None:
 def adapt_resume_until_stops_and_asks_nothing_extra(ask: Asking) -> None:
     of, (new, old, _) = loop(ask), _corpus(ask)
     measure = ask.w.keep(KIT.Told(of.it, {}, (1.0, 1.0)))
-    chosen = recipe(ask, replace(RECIPE, steps=8, every=5))
+    chosen = recipe(ask, replace(RECIPE, steps=8, every=5, warmup=3))
     one, two = ask.rng.choice(((3, 7), (2, 6), (4, 7)))
     ends = (one, two, 8 + ask.rng.randint(2, 20), None)
     losses = [_adapt(ask, of, (new, old), chosen, measure, until) for until in ends]

@@ -103,13 +103,21 @@ def no_spectrum(ask: Asking) -> dict[str, Tensor]:
 
 
 def refused(ask: Asking, things: Refused) -> None:
-    """Each raises ValueError or TypeError, with each of its words as a word of its own."""
+    """Each raises ValueError or TypeError, with each of its words as a word of its own.
+
+    "before|after" is either word.
+    """
     told = ask.w.refusals([thing for _, thing, _ in things], *KINDS)
     for (what, _, words), said in zip(things, told, strict=True):
-        if said is None or not all(
-            re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said) for word in words
-        ):
+        if said is None or not all(_says(said, word) for word in words):
             raise Wrong(f"{what} -> {said!r}", f"ValueError: … {' … '.join(words)}", 0)
+
+
+def _says(said: str, word: str) -> bool:
+    """Whether it stands there by itself; a number also in 4x3 or [4,3]."""
+    edge = r"\d" if re.fullmatch(r"-?[\d.]+", word) else r"\w"
+    either = "|".join(re.escape(one) for one in word.split("|"))
+    return bool(re.search(rf"(?<!{edge})(?:{either})(?!{edge})", said))
 
 
 # --- replies --------------------------------------------------------------------------------------

@@ -71,8 +71,11 @@ def rank_spectrum_update_refuses_what_is_no_finite_matrix(ask: Asking) -> None:
     bad, update = no_matrix(ask), ask.star(UPDATE)
     things = []
     for kind, value in bad.items():
-        other = value if value.ndim != 2 else torch.ones(*value.shape)
-        things.append((f"before: {kind}", update(value, other), ("before",)))
+        if value.ndim == 2:
+            call, word = update(value, torch.ones(*value.shape)), "before"
+        else:  # both are wrong, and either may be named: shapes are not compared here
+            call, word = update(value, value), "before|after"
+        things.append((f"{word}: {kind}", call, (word,)))
     value = bad[ask.rng.choice(("NaN", "infinity"))]
     good = torch.ones(*value.shape)
     refused(ask, [*things, ("after: not finite", update(good, value), ("after",))])
@@ -180,8 +183,9 @@ def rank_spectrum_energy_share_is_nine_tenths_unless_told(ask: Asking) -> None:
 
 def rank_spectrum_energy_of_zeros(ask: Asking) -> None:
     zeros, energy = torch.zeros(ask.rng.randint(1, 4), dtype=torch.float64), ask.star(ENERGY)
-    large, small = ask.rng.randint(3, 5), ask.rng.randint(1, 2)
-    got = ask.w.ask([energy(zeros), energy(torch.cat((vector(large, small), zeros)), 1.0)])
+    # Energies whose shares sum to 1 in floating point, too: 9 / 10 + 1 / 10 and the like.
+    pair = vector(*ask.rng.choice(((3, 1), (4, 2), (2, 1), (5, 5)))) * ask.rng.choice((0.5, 1, 2))
+    got = ask.w.ask([energy(zeros), energy(torch.cat((pair, zeros)), 1.0)])
     equal(ask, "of zeros, of two values and zeros at share 1: ranks", got, [0, 2])
 
 
