@@ -702,11 +702,12 @@ def test_rank_factors_error_keeps_the_digits_of_a_small_tail() -> None:
 @pytest.mark.task("B2")
 def test_rank_factors_error_of_float32_values_is_float64() -> None:
     """Of float32 values, those left out are squared and summed in float64."""
-    tail = [random.uniform(0.5, 1.0) for _ in range(50)]
-    sigma = torch.tensor([3.0, *tail])
-    want = math.sqrt(math.fsum(x * x for x in sigma[1:].tolist()))
-    got = truncation_error(sigma, 1)
-    assert off(got, want) < 1e-9, explain(
+    got, want = [], []
+    for count in (50, 60, 70, 80):  # one sum in float32 may be right by chance
+        sigma = torch.tensor([3.0, *(random.uniform(0.5, 1.0) for _ in range(count))])
+        got.append(truncation_error(sigma, 1))
+        want.append(math.sqrt(math.fsum(x * x for x in sigma[1:].tolist())))
+    assert max(off(a, b) for a, b in zip(got, want, strict=True)) < 1e-9, explain(
         measured=got,
         expected=want,
         cause="the sum runs in the spectrum's dtype; widen first",

@@ -104,7 +104,7 @@ def test_the_recipe_of_the_base_runs(tmp_path: Path) -> None:
 
 
 def test_a_model_elsewhere_takes_and_gives_cpu_tensors() -> None:
-    """On the meta device, where nothing is computed, the wrapper still asks for a move."""
+    """It gives what the model gives, and trains the same parameters; for the cpu, no wrapper."""
     model = verbbase.new_model()
     assert devices.on("cpu", model) is model
     there = devices.Elsewhere(model, "cpu")

@@ -157,14 +157,21 @@ def doubles(ask: Asking, what: str, *got: object) -> None:
     ask.see(f"dtype of {what}", [str(kind) for kind in kinds], ["torch.float64"] * len(got))
 
 
-def product(pair: Sequence[object]) -> Tensor | None:
-    """B A of (A, B), if they are matrices that fit."""
+def product(pair: Sequence[object], size: Sequence[int]) -> Tensor | None:
+    """B A of (A, B), if they are matrices that fit and it is of this size (out, in).
+
+    A reply's sizes are looked at first: a column times a row of a million would fill the memory.
+    """
     A, B = pair
-    if not (isinstance(A, Tensor) and isinstance(B, Tensor)):
+    if not (isinstance(A, Tensor) and isinstance(B, Tensor)) or A.ndim != 2 or B.ndim != 2:
         return None
-    if A.ndim != 2 or B.ndim != 2 or B.shape[1] != A.shape[0]:
+    if B.shape[1] != A.shape[0] or [B.shape[0], A.shape[1]] != list(size):
         return None
     return B.double() @ A.double()
+
+
+def shape(value: object) -> list[int] | None:
+    return list(value.shape) if isinstance(value, Tensor) else None
 
 
 def worst(pairs: Sequence[tuple[object, Tensor, float]]) -> float:

@@ -62,7 +62,7 @@ def measure(worker: Peer) -> dict[str, str]:
     }
     values: dict[str, Any] = dict(zip(asked, plain(w.ask(list(asked.values()))), strict=True))
     update, *factors = values["distance_r8"]
-    values["distance_r8"] = _missed(update, product(factors))
+    values["distance_r8"] = _missed(update, product(factors, held["before"].shape))
     for key in ("lost_r8", "root_over_plain_r64"):
         above, below = values[key]
         values[key] = above / below

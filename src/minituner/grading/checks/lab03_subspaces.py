@@ -21,6 +21,7 @@ from minituner.grading.checks.lab03_asking import (
     no_matrix,
     orthonormal,
     refused,
+    shape,
     sizes,
     stairs,
     vector,
@@ -49,8 +50,7 @@ def rank_subspace_directions_are_those_an_adapter_was_built_from(ask: Asking) ->
         rights.append(right)
         calls.append(ask.star(DIRECTIONS)(A))
     for got, right in zip(ask.w.ask(calls), rights, strict=True):
-        shape = list(got.shape) if isinstance(got, Tensor) else None
-        ask.see("shape", shape, list(right.T.shape))
+        ask.see("shape", shape(got), list(right.T.shape))
         cosines, want = (got.double() @ right).abs(), torch.eye(right.shape[1], dtype=torch.float64)
         ask.near("|cosines| - identity", cosines, want, 1e-9)
 
@@ -61,8 +61,7 @@ def rank_subspace_directions_leave_out_the_noise(ask: Asking) -> None:
     adapters = [drawn(ask, 4, inside, s)[0] * size for s in spectra for size in (1e-5, 1e5)]
     adapters.append(torch.zeros(3, inside, dtype=torch.float64))
     got = ask.w.ask([ask.star(DIRECTIONS)(A) for A in adapters])
-    shapes = [list(one.shape) if isinstance(one, Tensor) else None for one in got]
-    ask.see("shapes", shapes, [*[[2, inside]] * 4, [0, inside]])
+    ask.see("shapes", list(map(shape, got)), [*[[2, inside]] * 4, [0, inside]])
 
 
 def rank_subspace_directions_take_float32_parameters(ask: Asking) -> None:
@@ -70,6 +69,7 @@ def rank_subspace_directions_take_float32_parameters(ask: Asking) -> None:
     kept = ask.w.keep(ask.star(DIRECTIONS)(A))
     got, tracked = ask.w.ask((kept, ask.kit.flag(kept)))
     doubles(ask, "the directions", got)
+    ask.see("shape", shape(got), [3, 8])
     ask.near("V Vᵀ - I", got @ got.T, torch.eye(3, dtype=torch.float64), 1e-9)
     ask.see("requires_grad", tracked, False)
 
@@ -157,6 +157,7 @@ def rank_subspace_grid_of_known_cosines(ask: Asking) -> None:
     got = ask.w.tensor(ask.star(GRID)(adapter(ask, first), adapter(ask, second[:, :2])))
     a, half = one**2, (one**2 + two**2) / 2
     want = vector(a, a, a, half, a, half).view(3, 2)
+    ask.see("shape", shape(got), [3, 2])
     seen = [[round(value, 4) for value in row] for row in got.tolist()]
     ask.hold(gap(got, want) <= 1e-9, f"cosines {one:.3f}, {two:.3f}, 0: {seen}", f"{want.tolist()}")
     doubles(ask, "the grid", got)
