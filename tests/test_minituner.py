@@ -572,7 +572,8 @@ def test_lora_init_identity_dropout_acts_on_the_branch_input(device: str) -> Non
     assert odd == 0, explain(
         measured=f"{odd} / {seen.numel()} entries seen by A are neither 0 nor x / (1 - p)",
         expected=0,
-        cause="dropout sits elsewhere (on A x, on the output, on base's input) or does not rescale",
+        cause="dropout stays on in eval, sits elsewhere (on A x, on the output, on base's input) "
+        "or does not rescale",
         read="P5",
     )
     share = dropped.double().mean().item()
@@ -1216,7 +1217,7 @@ def test_lora_param_count_wrap_one_adapter_for_a_shared_module(device: str) -> N
     assert got == (True, "LoRALinear", "LoRALinear"), explain(
         measured=f"(left is right, left, right) = {got}",
         expected=(True, "LoRALinear", "LoRALinear"),
-        cause="named_modules() shows a shared module once: its other name keeps the bare linear",
+        cause="a shared linear needs one LoRALinear under both names, not two, and none bare",
         read="P9",
     )
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)

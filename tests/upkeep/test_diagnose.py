@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ BUGS = diagnose.bugs(LAB.star)
 CHECKS = [name for task in LAB.tasks for name in task.tests]
 REFERENCE_TEXT = REFERENCE.read_text(encoding="utf-8")
 SOURCE_WITHOUT_LOAD = REFERENCE_TEXT[: REFERENCE_TEXT.index("def load_lora_state_dict")]
+
+
+@pytest.fixture(scope="module")
+def examiner() -> Iterator[Examiner]:
+    """One session for the file; a types gate in memory is not worth its start here."""
+    with Examiner(LAB, warm=False) as session:
+        yield session
 
 
 def planted(name: str) -> Mutant:
@@ -151,15 +159,14 @@ def test_how_alike_two_signs_are(one: str, other: str, least: float, most: float
     assert least <= diagnose.alike(one, other) <= most
 
 
-def test_what_a_file_says_cannot_break_the_judge(tmp_path: Path) -> None:
+def test_what_a_file_says_cannot_break_the_judge(examiner: Examiner, tmp_path: Path) -> None:
     """An error text with the table's own mark of chance, and a very long one: advice, at most."""
     text = "The size of tensor a (~8) must match the size of tensor b (~3) at non-singleton "
     for said in (repr(f"{text}dimension ~1"), "'~1 ' * 50_000"):
         body = "def load_lora_state_dict(model: nn.Module, state: object) -> None:\n"
         source = f"{SOURCE_WITHOUT_LOAD}{body}    raise RuntimeError({said})\n"
         (tmp_path / LAB.star).write_text(source, encoding="utf-8")
-        with Examiner(LAB, warm=False) as examiner:
-            report = examiner.examine(tmp_path)
+        report = examiner.examine(tmp_path)
         assert {task.outcome for task in report.tasks} <= {"passed", "failed", "blocked"}
         assert report.score < 100
     results = {"a": Result("failed", sign="0: x = ~1" + "y" * 999), "b": Result("failed")}
@@ -201,18 +208,19 @@ def misconceptions(tasks: tuple[TaskResult, ...]) -> dict[str, str]:
     return {task.id: task.misconception for task in tasks if task.misconception}
 
 
-def test_grade_and_exam_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grade_and_exam_say_the_same(
+    examiner: Examiner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two bugs, each told at its own task, in both verdicts and both languages."""
     star = tmp_path / LAB.star
     source = (FOLDER / "p_comprehensions" / LAB.star).read_text(encoding="utf-8")
     star.write_text(source, encoding="utf-8")
     told = {}
-    with Examiner(LAB, warm=False) as examiner:
-        for language in ("en", "es"):
-            monkeypatch.setenv("MINITUNER_LANG", language)
-            report = practice.grade(LAB, practice.Submission(star, None))
-            told[language] = misconceptions(report.tasks)
-            assert misconceptions(examiner.examine(tmp_path).tasks) == told[language]
+    for language in ("en", "es"):
+        monkeypatch.setenv("MINITUNER_LANG", language)
+        report = practice.grade(LAB, practice.Submission(star, None))
+        told[language] = misconceptions(report.tasks)
+        assert misconceptions(examiner.examine(tmp_path).tasks) == told[language]
     rows = [planted(name) for name in ("bare-suffix", "merge-without-the-scale")]
     for language in ("en", "es"):
         assert set(told[language]) == {row.killed_by for row in rows}

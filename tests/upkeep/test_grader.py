@@ -15,7 +15,7 @@ import pytest
 
 from minituner.grading import practice
 from minituner.grading.contract import ContractRun, run_contract
-from minituner.grading.registry import ROOT, lab
+from minituner.grading.registry import ROOT, lab, labs
 from minituner.grading.report import GateResult, Report, Result, judge
 
 LAB = lab("00")
@@ -264,17 +264,19 @@ def test_a_folder_in_either_layout(tmp_path: Path) -> None:
 
 def test_the_rehearsal_runs_and_leaves_nothing() -> None:
     """The fork server met every test once (all red), and keeps no file a child must read anew."""
+    paths = [path for one in labs().values() for path in (one.file, one.contract)]
+    read_anew = ["conftest", *(Path(path).stem for path in paths)]
     told = (
         "import json, sys; before = list(sys.meta_path);"
         "from minituner.grading import rehearse;"
-        "kept = [n for n in sys.modules if n.split('.')[-1] in"
-        " ('lora', 'conftest', 'test_minituner')];"
+        f"kept = [n for n in sys.modules if n.split('.')[-1] in {read_anew}];"
         "print(json.dumps([rehearse.ENDED, kept, sys.meta_path[1:] == before]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert json.loads(done.stdout) == [{"00": int(pytest.ExitCode.TESTS_FAILED)}, [], True]
+    red = dict.fromkeys(labs(), int(pytest.ExitCode.TESTS_FAILED))
+    assert json.loads(done.stdout) == [red, [], True]
 
 
 def test_a_child_does_not_import_the_program_that_started_it(tmp_path: Path) -> None:

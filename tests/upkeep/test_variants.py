@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +16,8 @@ from harness import LAB, REFERENCE, lab_of, run_seeds, variants
 
 from minituner.grading.gates import Source, check_source, intake
 from minituner.grading.registry import ROOT, Lab, labs
-from minituner.grading.tools import check_types
+from minituner.grading.report import GateResult
+from minituner.grading.tools import MYPY_FLAGS, MYPY_PATH, types_gate, without_comments
 
 SEEDS = 20
 LEAST = {"00": 12}  # a later lab: 6
@@ -32,6 +39,37 @@ def test_it_passes_the_contract(path: Path) -> None:
     assert run_seeds(path, seeds) == {seed: {} for seed in seeds}
 
 
+def typed(texts: Mapping[str, str]) -> dict[str, GateResult]:
+    """The types gate on each text, in one mypy run: reading torch's types takes it seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            (Path(folder) / f"{name}.py").write_text(without_comments(text), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "mypy", *MYPY_FLAGS, *(f"{name}.py" for name in texts)],
+            cwd=folder,
+            env=os.environ | {"MYPYPATH": MYPY_PATH},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert done.stderr == ""
+    told = done.stdout.splitlines()
+    mine = {name: [line for line in told if line.startswith(f"{name}.py:")] for name in texts}
+    assert sum(map(len, mine.values())) == len(told), done.stdout
+    return {name: types_gate(lines) for name, lines in mine.items()}
+
+
+@cache
+def types() -> dict[str, GateResult]:
+    """Every style's types, and those of a file that has one wrong."""
+    wrong = REFERENCE.read_text(encoding="utf-8").replace("return list(found)", "return found")
+    texts = {f"{path.stem}_{path.parent.name}": path.read_text("utf-8") for path in STYLES}
+    return typed(texts | {"wrong": wrong})
+
+
+@pytest.mark.xdist_group("types")
 @pytest.mark.parametrize("path", STYLES, ids=ids)
 def test_it_passes_the_gates(path: Path) -> None:
     """Imports, names, checkers, bare Parameters, and mypy --strict."""
@@ -39,7 +77,15 @@ def test_it_passes_the_gates(path: Path) -> None:
     assert isinstance(source, Source)
     found = [gate for gate in check_source(source, lab_of(path)) if gate.outcome != "passed"]
     assert found == []
-    assert check_types(path, source.text).findings == ()
+    gate = types()[f"{path.stem}_{path.parent.name}"]
+    assert (gate.outcome, gate.findings) == ("passed", ())
+
+
+@pytest.mark.xdist_group("types")
+def test_a_wrong_type_is_seen_in_its_own_file() -> None:
+    """Among all the others, so that their green means something."""
+    assert types()["wrong"].outcome == "failed"
+    assert "Incompatible return value type" in types()["wrong"].findings[0]
 
 
 @every_lab

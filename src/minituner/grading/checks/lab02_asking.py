@@ -22,6 +22,7 @@ KIT = name("kit_02")
 REFUSED = ("ValueError", "TypeError")
 STATE = (*REFUSED, "KeyError")  # a state that does not fit may be any of these
 VOCAB = 7
+LONGEST = 10_000  # a generator's state has 5056 bytes
 Pairs = list[tuple[list[int], list[int]]]
 
 
@@ -168,12 +169,40 @@ def close(ask: Asking, what: str, got: Any, want: Sequence[float], most: float) 
 
 
 def listed(values: Any) -> Any:
-    """What tensors hold, as lists; anything else as it is."""
+    """What tensors hold, as lists; anything else as it is.
+
+    Raises:
+        ValueError: a tensor is longer than any that is asked for.
+    """
     if isinstance(values, list | tuple):
         return [listed(value) for value in values]
+    if isinstance(values, Tensor) and max(values.shape, default=0) > LONGEST:
+        raise ValueError(f"a tensor of {tuple(values.shape)}")
     return values.tolist() if isinstance(values, Tensor) else values
 
 
 def wrong(ask: Asking, what: str, facts: dict[str, bool]) -> None:
     """Each of these holds; the message names those that do not."""
     ask.see(what, [fact for fact, holds in facts.items() if not holds], [])
+
+
+def differ(got: Any, want: dict[str, Any]) -> list[str]:
+    """The keys of a checkpoint that are not there, or not what they should be."""
+    if not isinstance(got, dict):
+        return ["no dict"]
+    found = sorted(set(map(str, got)) ^ set(want))
+    return found + [key for key in want if key in got and not _alike(got[key], want[key])]
+
+
+def _alike(got: Any, want: Any) -> bool:
+    """Equal to the bit, tensors inside included; a list will do for a tuple."""
+    if isinstance(want, Tensor):
+        return gap(got, want) == 0.0
+    if isinstance(want, dict):
+        same = isinstance(got, dict) and got.keys() == want.keys()
+        return same and all(_alike(got[key], value) for key, value in want.items())
+    if isinstance(want, list | tuple):
+        return (
+            isinstance(got, list | tuple) and len(got) == len(want) and all(map(_alike, got, want))
+        )
+    return type(plain(got)) in (int, float) and bool(plain(got) == want)

@@ -17,6 +17,7 @@ from minituner.grading.checks.lab02_asking import (
     STATE,
     VOCAB,
     Loop,
+    differ,
     listed,
     loop,
     plain,
@@ -143,33 +144,11 @@ def _fill(ask: Asking, of: Loop, state: dict[str, Any]) -> None:
     ask.w.do(ask.torch.default_generator.set_state(state["torch_rng"]))
 
 
-def _differ(got: Any, want: dict[str, Any]) -> list[str]:
-    """The keys of a checkpoint that are not there, or not what they should be."""
-    if not isinstance(got, dict):
-        return ["no dict"]
-    found = sorted(set(map(str, got)) ^ set(want))
-    return found + [key for key in want if key in got and not _alike(got[key], want[key])]
-
-
-def _alike(got: Any, want: Any) -> bool:
-    """Equal to the bit, tensors inside included; a list will do for a tuple."""
-    if isinstance(want, Tensor):
-        return gap(got, want) == 0.0
-    if isinstance(want, dict):
-        same = isinstance(got, dict) and got.keys() == want.keys()
-        return same and all(_alike(got[key], value) for key, value in want.items())
-    if isinstance(want, list | tuple):
-        return (
-            isinstance(got, list | tuple) and len(got) == len(want) and all(map(_alike, got, want))
-        )
-    return type(plain(got)) in (int, float) and bool(plain(got) == want)
-
-
 def adapt_resume_checkpoint_holds_all_there_is(ask: Asking) -> None:
     of, want = loop(ask, mu=0.9), _own(ask, ask.randn(VOCAB, VOCAB))
     _fill(ask, of, want)
     got = ask.w.ask(KIT.through_file(ask.star("checkpoint")(of.it)))
-    ask.see("not in the checkpoint as the run has it", _differ(got, want), [])
+    ask.see("not in the checkpoint as the run has it", differ(got, want), [])
 
 
 def adapt_resume_checkpoint_does_not_train_along(ask: Asking) -> None:
@@ -182,7 +161,7 @@ def adapt_resume_checkpoint_does_not_train_along(ask: Asking) -> None:
     ask.w.do(ask.kit.assign(of.it, "kept", {}))
     ask.w.do(ask.torch.rand(3))
     ask.w.do(ask.torch.rand(3, generator=of.generator))
-    ask.see("changed with the run", _differ(ask.w.ask(state), want), [])
+    ask.see("changed with the run", differ(ask.w.ask(state), want), [])
 
 
 def adapt_resume_checkpoint_changes_nothing(ask: Asking) -> None:
@@ -227,7 +206,7 @@ def adapt_resume_restore_puts_all_back(ask: Asking) -> None:
         same(of.optimizer.param_groups[0]["params"][0], shift),
     ]
     got, kept = ask.w.ask((_now(ask, of), objects))
-    found = _differ(got, want) + ([] if kept == [True] * 5 else ["objects"])
+    found = differ(got, want) + ([] if kept == [True] * 5 else ["objects"])
     ask.see("not as the checkpoint has it", found, [])
 
 
@@ -237,7 +216,7 @@ def adapt_resume_restore_leaves_the_checkpoint_alone(ask: Asking) -> None:
     ask.w.do(ask.star("restore")(of.it, state))
     for tensor in (of.shift, of.optimizer.speeds[0]):
         ask.w.do(ask.kit.add(tensor, 1.0))
-    ask.see("changed in the checkpoint", _differ(ask.w.ask(state), want), [])
+    ask.see("changed in the checkpoint", differ(ask.w.ask(state), want), [])
 
 
 def adapt_resume_restore_refuses_as_a_whole(ask: Asking) -> None:
@@ -254,7 +233,7 @@ def adapt_resume_restore_refuses_as_a_whole(ask: Asking) -> None:
         raised, was, now, luck_was, luck_now = ask.w.ask(after)
         if isinstance(raised, Raised) and not set(STATE) & set(raised.kinds):
             raise raised
-        moved = _differ(now, was) + ([] if listed(luck_was) == listed(luck_now) else ["luck"])
+        moved = differ(now, was) + ([] if listed(luck_was) == listed(luck_now) else ["luck"])
         said = raised.said if isinstance(raised, Raised) else None
         told_so = f"{what} of another run, changed: {moved} -> {said!r}"
         ask.hold(said is not None and not moved, told_so, "[] -> ValueError")

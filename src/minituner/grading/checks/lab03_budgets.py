@@ -97,9 +97,9 @@ def rank_budget_plan_for_the_minigpt(ask: Asking) -> None:
     d, ff, depth = 4 * ask.rng.randint(4, 20), ask.rng.randint(90, 300), ask.rng.randint(2, 5)
     attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("mlp.fc1", "mlp.fc2")
     square = [(f"blocks.{i}.attn.{x}", d, d) for i in range(depth) for x in attention]
-    wide = [(f"blocks.{i}.mlp.fc{k}", *([d, ff][::k])) for i in range(depth) for k in (1, -1)]
-    wide = [(name.replace("fc-1", "fc2"), one, two) for name, one, two in wide]
-    shapes = [*square, *wide]
+    wide = [(f"blocks.{i}.mlp.fc1", d, ff) for i in range(depth)]
+    back = [(f"blocks.{i}.mlp.fc2", ff, d) for i in range(depth)]
+    shapes = [*square, *wide, *back]
     sets = {"qv": attention[::2], "mlp": mlp, "attention": attention, "all": (*attention, *mlp)}
     order = list(sets)
     ask.rng.shuffle(order)

@@ -73,7 +73,7 @@ def _missed(delta: Tensor, product: Tensor | None) -> float:
     """‖delta - s B A‖ / ‖delta‖."""
     if product is None:
         return math.nan
-    return ((delta - ALPHA / R * product).norm() / delta.norm()).item()
+    return float((delta - ALPHA / R * product).norm() / delta.norm())
 
 
 def _shown(value: Any) -> str:

@@ -50,9 +50,9 @@ def rank_spectrum_update_is_subtracted_in_float64(ask: Asking) -> None:
         small = (8.5 + ask.whole(7, *shape)) * 2.0 ** -ask.rng.randint(33, 36)
         cases.append((large.to(DTYPES[old]), small.to(DTYPES[new])))
     got = ask.w.ask([ask.star(UPDATE)(*case) for case in cases])
-    for one, (old, new) in zip(got, cases, strict=True):
-        what = f"got - (after - before)| for {old.dtype}, {new.dtype}: |"
-        ask.near(what, one, new.double() - old.double(), 0.0)
+    for one, (before, after) in zip(got, cases, strict=True):
+        what = f"got - (after - before)| for {before.dtype}, {after.dtype}: |"
+        ask.near(what, one, after.double() - before.double(), 0.0)
     doubles(ask, "each update", *got)
 
 
