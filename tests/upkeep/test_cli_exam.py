@@ -62,7 +62,7 @@ def test_a_report_is_written_whole(tmp_path: Path) -> None:
         (("exam", "nobody"), "nobody: no such file or folder"),
         (("exam", "solutions", "--format", "pdf"), "--format: expected one of card, json"),
         (("exam", "solutions", "--require", "moat"), "--require: expected one of practice"),
-        (("exam", "solutions", "--lab", "77"), "--lab: expected one of 00, got 77"),
+        (("exam", "solutions", "--lab", "77"), "--lab: expected one of 00, 01, 02, 03, got 77"),
         (("exam", "solutions", "--out", "no/such/out.json"), "--out: no such folder"),
         (("cohort", "nobody", "--out", "x"), "nobody"),
         (("cohort", "solutions", "--out", "x", "--shard", "3"), "--shard: expected i/n"),

@@ -73,13 +73,13 @@ def test_pytest_k_lora_is_red_as_shipped() -> None:
     """The learner's first command: all fail, none errors, exit 1."""
     done = pytest_here("-q", "-k", "lora", "--device", "cpu")
     assert done.returncode == 1
-    assert f"{len(NAMES)} failed in" in done.stdout.splitlines()[-1]
+    assert f"{len(NAMES)} failed, " in done.stdout.splitlines()[-1]
 
 
 def test_pytest_k_lora_is_green_with_the_reference() -> None:
     """The same command on the solution, exit 0."""
     done = pytest_here("-q", "-k", "lora", "--device", "cpu", "--impl", "reference")
-    assert (done.returncode, f"{len(NAMES)} passed in" in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, f"{len(NAMES)} passed, " in done.stdout) == (0, True), done.stdout
 
 
 @pytest.mark.parametrize(("lab", "expression"), EXPRESSIONS, ids=lambda of: getattr(of, "id", None))
