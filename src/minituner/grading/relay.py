@@ -24,8 +24,8 @@ from minituner.words import say
 
 # Logging, long tracebacks and rewritten asserts cost half of the time, and nobody reads them here:
 # each assert of a contract says by itself what was measured. What is printed goes nowhere anyway.
-UNUSED = ("cacheprovider", "logging", "doctest", "pastebin", "stepwise", "setuponly", "setupplan")
-UNUSED += ("subtests", "faulthandler")
+UNUSED = ["cacheprovider", "logging", "doctest", "pastebin", "stepwise", "setuponly", "setupplan"]
+UNUSED += ["subtests", "faulthandler"]
 SPARING = (*(f"-pno:{name}" for name in UNUSED), "--capture=no", "--tb=native", "--assert=plain")
 PLUGINS = ("-ppytest_randomly", *SPARING)
 IMPORT_SLACK = 3
