@@ -20,9 +20,8 @@ from minituner.grading.cache import CohortError, whole
 from minituner.grading.clerk import NoClerk
 from minituner.grading.cohort import merge as merge_results
 from minituner.grading.cohort import run_cohort
-from minituner.grading.exam import Examiner, Unfit
-from minituner.grading.host import LEVELS
-from minituner.grading.intake import NoSubmission
+from minituner.grading.intake import NoSubmission, gather
+from minituner.grading.levels import LEVELS
 from minituner.grading.registry import RegistryError, lab
 from minituner.spoken import LabId, Lang, broken, speak
 from minituner.words import one_of, say
@@ -52,14 +51,20 @@ def exam(
     _check_level(require)
     if out is not None and not out.resolve().parent.is_dir():
         broken(say("--out: no such folder: {path}", path=out.resolve().parent))
+    try:
+        which = lab(lab_id)
+        gather(which, submission)  # a wrong path is told before anything is started
+    except (RegistryError, NoSubmission) as error:
+        broken(str(error))
     console = card.console()
     doing = say("starting the box and grading the reference first")
     waiting = console.status(doing) if console.is_terminal else nullcontext()
+    from minituner.grading.exam import Examiner, Unfit  # torch: what is above does without
+
     try:
-        which = lab(lab_id)
         with waiting, Examiner(which, require=require, warm=False) as examiner:
             report = examiner.examine(submission, seed=seed)
-    except (RegistryError, NoSubmission, NoClerk, Unfit) as error:
+    except (NoSubmission, NoClerk, Unfit) as error:
         broken(str(error))
     if form != "card":
         _write(formats.render(report, which, form), out)

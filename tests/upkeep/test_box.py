@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 import unprivileged
 
-from minituner.grading import host
+from minituner.grading import levels
 from minituner.grading.box import kernel, protocol
 from minituner.grading.expr import name
 from minituner.grading.host import GIVEN, Box
@@ -269,7 +269,7 @@ def test_an_ordinary_user_gets_every_wall_but_a_user_of_its_own() -> None:
     words = unprivileged.command([sys.executable, "-c", code], [ROOT])
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["authoritative", sorted(host.SPACES)]
+    assert json.loads(done.stdout) == ["authoritative", sorted(levels.SPACES)]
 
 
 def _children(pid: int) -> list[int]:

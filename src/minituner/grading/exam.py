@@ -22,8 +22,9 @@ import torch
 from minituner.grading.asked import Check
 from minituner.grading.clerk import Clerk
 from minituner.grading.diagnose import SEED, Signs, seen, told
-from minituner.grading.host import CPU_SECONDS, GIVEN, Box, at_least
+from minituner.grading.host import CPU_SECONDS, GIVEN, Box
 from minituner.grading.intake import Gathered, Refusal, gather
+from minituner.grading.levels import at_least
 from minituner.grading.notes import absent, judged, read
 from minituner.grading.peer import Broken, Lost, Peer, Raised, clean
 from minituner.grading.practice import versions

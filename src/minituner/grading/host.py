@@ -19,34 +19,16 @@ from pathlib import Path
 from types import TracebackType
 
 from minituner.grading.box import protocol
+from minituner.grading.levels import BASIC, KERNEL, OWN_USER, SPACES, level
 from minituner.grading.peer import REPLY_SECONDS, Broken, Peer
 from minituner.grading.registry import given
 from minituner.words import needs_linux, say
 
-BASIC = ("rlimits", "no_new_privs")
-KERNEL = (*BASIC, "landlock", "seccomp")
-SPACES = (*KERNEL, "user", "mount", "pid", "ipc", "net")
-OWN_USER = (*SPACES, "uid")
-LEVELS = {"practice": BASIC, "standard": KERNEL, "authoritative": SPACES}
 START_SECONDS = 120.0  # importing torch on a cold disk
 HELLO_SECONDS = 30.0
 GIVEN = given()  # what the labs give
 CPU_SECONDS = 5
 SPARES = 3  # a submission's two, and the one in which its notes are measured
-
-
-def level(standing: Sequence[str]) -> str:
-    """The strongest level all of whose layers stand; "none" where not even the first does."""
-    reached = "none"
-    for name, layers in LEVELS.items():
-        if set(layers) <= set(standing):
-            reached = name
-    return reached
-
-
-def at_least(reached: str, required: str) -> bool:
-    order = ("none", *LEVELS)
-    return order.index(reached) >= order.index(required)
 
 
 class Box:
