@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from readme_output import fresh_clone
 
-from minituner.grading.registry import ROOT, lab
+from minituner.grading.registry import ROOT, lab, labs
 from minituner.grading.stub import stub
 
 LAB = lab("00")
@@ -232,10 +232,13 @@ def test_doctor_names_what_is_ill(clone: Path) -> None:
     constraints.write_text(text.replace("ruff==", "ruff==0.0."), encoding="utf-8")
     reference = clone / LAB.reference
     reference.write_text(REFERENCE.replace("nn.init.zeros_", "nn.init.ones_"), encoding="utf-8")
+    for other in list(labs().values())[1:]:
+        (clone / other.reference).unlink()
     done = minituner("doctor", root=clone)
     assert done.returncode == 2
     assert "run: make lab" in done.stdout
     assert "A3 failed" in done.stdout
+    assert done.stdout.count("is not here: the reference was not graded") == len(labs()) - 1
 
 
 def test_every_command_has_an_example_and_a_sentence() -> None:
