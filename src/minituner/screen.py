@@ -44,7 +44,7 @@ class State:
 
     def open_tasks(self) -> list[TaskResult]:
         """What there is to do: the first thing first, then the others in the lab's order."""
-        first = first_to_do(self.tasks)
+        first = first_to_do(self.lab, self.tasks, self.file)
         found = [t for t in self.tasks if t.outcome in OPEN and t is not first]
         return ([] if first is None else [first]) + found
 
