@@ -81,7 +81,7 @@ def detail_of(lab: Lab, tasks: Sequence[TaskResult], todo: TaskResult, *, own: b
         )
         detail.append(f"{said}\n")
     if todo.outcome != "todo":
-        if todo.where:
+        if todo.where and not todo.message.startswith(todo.where):  # the exam's message has it
             detail.append(f"{todo.where}\n")
         detail.append(todo.message.strip("\n") + "\n")
         if todo.misconception:

@@ -10,7 +10,7 @@ from harness import LAB, REFERENCE
 
 from minituner.grading.registry import ROOT, labs
 from minituner.grading.report import TaskResult
-from minituner.next_step import first_to_do
+from minituner.next_step import detail_of, first_to_do
 from minituner.pieces import pieces, tasks_at
 
 
@@ -90,3 +90,11 @@ def test_every_code_task_is_written_in_a_function(lab_id: str) -> None:
     marked = {task for piece in pieces(source).values() for task in piece.tasks}
     assert marked <= {task.id for task in lab.tasks}
     assert {task[0] for task in marked} == {task.id[0] for task in lab.tasks if task.kind == "code"}
+
+
+def test_the_learners_line_is_said_once() -> None:
+    """The exam's message begins with it, the contract's does not."""
+    line = "lora.py:7  a line"
+    for message in (f"{line}\nRuntimeError: x", "RuntimeError: x"):
+        task = TaskResult("A5", "failed", 0, 9, message, test="test_x", where=line)
+        assert detail_of(LAB, (task,), task).plain.count(line) == 1
