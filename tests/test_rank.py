@@ -357,7 +357,7 @@ def test_rank_spectrum_energy_of_a_worked_spectrum() -> None:
     sigma = vector(4, 2, 2, 1) * random.choice((0.5, 1.0, 3.0))
     got = [energy_rank(sigma, share) for share in (0.5, 0.7, 0.9, 0.99)]
     assert got == [1, 2, 3, 4], explain(
-        measured=got,
+        measured=f"[energy_rank({sigma.tolist()}, s) for s in (0.5, 0.7, 0.9, 0.99)] = {got}",
         expected=[1, 2, 3, 4],
         cause="energy is the sum of σ², not of σ, and the value that reaches the share counts too",
         read="P3",
@@ -369,7 +369,7 @@ def test_rank_spectrum_energy_counts_a_share_that_is_just_reached() -> None:
     """Of four equal values the shares 0.25, 0.5, 0.75 and 1 need exactly 1, 2, 3 and 4."""
     got = [energy_rank(vector(2, 2, 2, 2), share) for share in (0.25, 0.5, 0.75, 1.0)]
     assert got == [1, 2, 3, 4], explain(
-        measured=got,
+        measured=f"[energy_rank([2, 2, 2, 2], s) for s in (0.25, 0.5, 0.75, 1.0)] = {got}",
         expected=[1, 2, 3, 4],
         cause="reaching the share exactly is enough: compare with >=, not with >",
         read="P3",
@@ -381,7 +381,7 @@ def test_rank_spectrum_energy_share_is_nine_tenths_unless_told() -> None:
     """Without a share, energies (91, 9) need one value and (89, 11) need two."""
     got = [energy_rank(vector(large, 100 - large).sqrt()) for large in (91, 89)]
     assert got == [1, 2], explain(
-        measured=got,
+        measured=f"energy_rank(sqrt([91, 9])), energy_rank(sqrt([89, 11])) = {got}",
         expected=[1, 2],
         cause="the default of share is 0.9, a share of the energy",
         read="P3",
@@ -393,7 +393,7 @@ def test_rank_spectrum_energy_of_zeros() -> None:
     """A zero spectrum has rank 0, and zeros after the last value never count, at share 1 either."""
     got = [energy_rank(vector(0, 0, 0)), energy_rank(vector(3, 1, 0, 0), 1.0)]
     assert got == [0, 2], explain(
-        measured=got,
+        measured=f"energy_rank([0, 0, 0]), energy_rank([3, 1, 0, 0], 1.0) = {got}",
         expected=[0, 2],
         cause="a zero spectrum needs no value at all: k may be 0",
         read="P3",
@@ -407,7 +407,7 @@ def test_rank_spectrum_energy_ignores_size_and_order() -> None:
     got = [energy_rank(sigma * factor, 0.9) for factor in (2.0**-40, 1.0, 2.0**40)]
     got.append(energy_rank(sigma.float(), 0.9))
     assert got == [3, 3, 3, 3], explain(
-        measured=got,
+        measured=f"energy_rank([1, 4, 2, 2] · k, 0.9), k = 2⁻⁴⁰, 1, 2⁴⁰, 1 (float32): {got}",
         expected=[3, 3, 3, 3],
         cause="an absolute threshold, or the values are taken as they come",
         read="P3",
@@ -449,7 +449,7 @@ def test_rank_spectrum_entropy_of_equal_values_is_their_number() -> None:
     count = random.randint(2, 9)
     got = [entropy_rank(torch.full((count,), size)) for size in (2.0**-40, 1.0, 7.5)]
     assert max(off(each, count) for each in got) < 1e-9, explain(
-        measured=got,
+        measured=f"entropy_rank([k] · {count}), k = 2⁻⁴⁰, 1, 7.5: {got}",
         expected=[float(count)] * 3,
         cause="p is σ / Σσ, and exp undoes the natural logarithm",
         read="P4",
@@ -461,7 +461,7 @@ def test_rank_spectrum_entropy_of_a_worked_spectrum() -> None:
     """σ = (2, 1, 1) has p = 1/2, 1/4, 1/4, entropy 1.5 ln 2 and effective rank 2√2."""
     got = entropy_rank(vector(2, 1, 1) * random.choice((0.25, 1.0, 4.0)))
     assert off(got, 2 * math.sqrt(2)) < 1e-9, explain(
-        measured=got,
+        measured=f"entropy_rank([2, 1, 1] · k) = {got}",
         expected=2 * math.sqrt(2),
         cause="p is taken from σ², or the logarithm and exp have different bases",
         read="P4",
@@ -475,7 +475,7 @@ def test_rank_spectrum_entropy_of_zeros() -> None:
     got = [entropy_rank(sigma) for sigma in spectra]
     apart = [off(a, b) for a, b in zip(got, (1.0, 2.0, 0.0), strict=True)]
     assert max(apart) < 1e-9, explain(
-        measured=got,
+        measured=f"entropy_rank([1, 0, 0]), entropy_rank([3, 3, 0]), entropy_rank([0, 0]) = {got}",
         expected=[1.0, 2.0, 0.0],
         cause="0 · log 0 is NaN in floating point; a zero spectrum is a case of its own",
         read="P4",
@@ -680,7 +680,7 @@ def test_rank_factors_error_of_a_worked_spectrum() -> None:
     got = [truncation_error(vector(*sigma), r) for r in (0, 1, 2, 3, 4, 9)]
     want = [5.0, 3.0, math.sqrt(5), 1.0, 0.0, 0.0]
     assert max(off(a, b) for a, b in zip(got, want, strict=True)) < 1e-9, explain(
-        measured=got,
+        measured=f"[truncation_error({sigma}, r) for r in (0, 1, 2, 3, 4, 9)] = {got}",
         expected=want,
         cause="√Σ σ² over the values after the r largest: squares, a root, and r = 0 keeps none",
         read=THEORY,
@@ -822,7 +822,7 @@ def test_rank_subspace_similarity_of_an_adapter_with_itself_is_one() -> None:
     turned = orthonormal(3, 3) @ A
     got = [subspace_similarity(A, turned, i, j) for i in (1, 2, 3) for j in (1, 2, 3)]
     assert max(off(each, 1.0) for each in got) < 1e-9, explain(
-        measured=got,
+        measured=f"[φ(i, j) for i in (1, 2, 3) for j in (1, 2, 3)] = {got}",
         expected=[1.0] * 9,
         cause="φ is divided by min(i, j), and it compares directions in the input space, not rows",
         read="P10",
@@ -836,7 +836,7 @@ def test_rank_subspace_similarity_of_orthogonal_adapters_is_zero() -> None:
     first, second = adapter(basis[:, :3]), adapter(basis[:, 3:])
     got = [subspace_similarity(first, second, i, j) for i in (1, 3) for j in (1, 2, 3)]
     assert max(abs(each) for each in got) < 1e-9, explain(
-        measured=got,
+        measured=f"[φ(i, j) for i in (1, 3) for j in (1, 2, 3)] = {got}",
         expected=[0.0] * 6,
         cause="not the right singular vectors: those of the other side know nothing of the input",
         read="P8",
@@ -851,7 +851,7 @@ def test_rank_subspace_similarity_is_the_mean_squared_cosine() -> None:
     got = [subspace_similarity(first, second, i, j) for i, j in pairs]
     want = [0.36, 0.5, 0.5, 0.5, 1 / 3]
     assert max(off(a, b) for a, b in zip(got, want, strict=True)) < 1e-9, explain(
-        measured=got,
+        measured=f"[φ(i, j) for i, j in {pairs}] = {got}",
         expected=want,
         cause="the squares of all cosines are summed and divided by min(i, j), without a root",
         read="P10",
@@ -989,7 +989,7 @@ def test_rank_budget_rank_of_the_papers_eighteen_million() -> None:
     """18 874 368 parameters on GPT-3 buy rank 8 on q, 4 on q and v, 2 on q, k, v and o."""
     got = [equal_budget_rank(gpt3(*letters), 18_874_368) for letters in ("q", "qv", "qkvo")]
     assert got == [8, 4, 2], explain(
-        measured=got,
+        measured=f"equal_budget_rank(q), (qv), (qkvo) = {got}",
         expected=[8, 4, 2],
         cause="rank 1 costs in + out on each linear, summed over all of them",
         read="P11",

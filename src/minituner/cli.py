@@ -117,7 +117,9 @@ def watch(
 
 @app.command(epilog="Example: minituner hint A5")
 def hint(
-    task_id: Annotated[str, typer.Argument(help="A task of the lab, for example A5.")],
+    task_id: Annotated[
+        str, typer.Argument(help="A task, for example A5; else the one that the last run left open.")
+    ] = "",
     stage: Annotated[
         int | None,
         typer.Argument(help="1 a question, 2 a pointer, 3 nearly the solution; else the next."),
@@ -132,6 +134,7 @@ def hint(
     except RegistryError as error:
         broken(str(error))
     known = {task.id: task for task in which.tasks}
+    task_id = task_id or memory.lab_state(which.id).get("task") or which.tasks[0].id
     if task_id.upper() not in known:
         everything = ", ".join(known)
         broken(say("hint: expected one of {all}, got {got}", all=everything, got=task_id))
@@ -140,7 +143,8 @@ def hint(
     stage = min(shown + 1, most) if stage is None else stage
     if not 1 <= stage <= most:
         broken(say("hint: expected a stage from 1 to {most}, got {got}", most=most, got=stage))
-    command = f"minituner hint {task.id}{which.option}"
+    spoken = f"{which.option} --lang {lang}" if lang else which.option
+    command = f"minituner hint {task.id}{spoken}"
     if stage > shown + 1:
         broken(
             say(
@@ -157,6 +161,9 @@ def hint(
     typer.echo(f"{task.id} · {task.title} · {place}\n\n{task.hints[stage - 1]}")
     if stage < most:
         typer.echo("\n" + say("still stuck? {command}", command=command))
+    elif task.kind == "code":
+        last = f"minituner solution {task.id[0]}{spoken}"
+        typer.echo("\n" + say("that was the last hint; {command} shows a way", command=last))
 
 
 @app.command(epilog="Example: minituner reset --lab 00")

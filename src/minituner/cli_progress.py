@@ -5,9 +5,7 @@ Leaves out: grading; both tell what the last run of grade or watch has found.
 
 from __future__ import annotations
 
-import ast
 import re
-import textwrap
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -21,11 +19,11 @@ from minituner import memory
 from minituner.card import MARKS
 from minituner.grading.registry import ROOT, Lab, RegistryError, Task, lab, labs
 from minituner.next_step import command
+from minituner.pieces import pieces
 from minituner.spoken import LabId, Lang, agreed, broken, speak
 from minituner.words import say
 
 MARKED = re.compile(r"# (BEGIN|END) SOLUTION\b")
-Pieces = dict[str, str]  # dotted name of a function -> its text
 
 
 def status(lang: Lang = "") -> None:
@@ -96,7 +94,7 @@ def solution(
         grid = Table(box=None, expand=True, padding=(0, 1))
         grid.add_column(say("yours: {name}", name=name), ratio=1)
         grid.add_column(say("the reference"), ratio=1)
-        yours = mine.get(name, f"# {say('there is none in your file')}")
+        yours = mine[name].text if name in mine else f"# {say('there is none in your file')}"
         grid.add_row(_code_of(yours), _code_of(text))
         console.print(grid)
 
@@ -114,29 +112,11 @@ def _earned(which: Lab, block: str) -> bool:
     return green or stuck
 
 
-def pieces(source: str) -> Pieces:
-    """Every function of a source by its dotted name; empty where Python cannot parse it."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    return dict(_functions(source, tree, ""))
-
-
-def _functions(source: str, node: ast.AST, inside: str) -> Iterator[tuple[str, str]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ClassDef):
-            yield from _functions(source, child, f"{inside}{child.name}.")
-        elif isinstance(child, ast.FunctionDef):
-            text = "\n".join(source.splitlines()[child.lineno - 1 : child.end_lineno])
-            yield f"{inside}{child.name}", textwrap.dedent(text)
-
-
 def chosen(reference: str, block: str) -> Iterator[tuple[str, str]]:
     """The functions that hold code of a block, without the marks around it."""
-    for name, text in pieces(reference).items():
-        if re.search(rf"# BEGIN SOLUTION {block}\d", text):
-            lines = [line for line in text.splitlines() if not MARKED.search(line)]
+    for name, piece in pieces(reference).items():
+        if any(task[0] == block for task in piece.tasks):
+            lines = [line for line in piece.text.splitlines() if not MARKED.search(line)]
             yield name, "\n".join(lines)
 
 

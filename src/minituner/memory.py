@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from minituner.grading.cache import to_bytes, whole
-from minituner.grading.registry import ROOT
+from minituner.grading.registry import ROOT, lab
 from minituner.grading.report import Report
 from minituner.next_step import first_to_do
 
@@ -25,18 +25,18 @@ KINDS |= {"task": str, "test": str, "stuck": NUMBER, "seconds": dict}
 LONG = 1200.0  # seconds on one failing test, after which the loop offers the reference
 
 
-def hints_shown(lab: str, task: str) -> int:
+def hints_shown(lab_id: str, task: str) -> int:
     """The furthest stage shown of a task's hints; 0 for none."""
-    stage = _hints(_state()).get(f"{lab}/{task}")
+    stage = _hints(_state()).get(f"{lab_id}/{task}")
     return stage if type(stage) is int and stage > 0 else 0
 
 
-def note_hint(lab: str, task: str, stage: int) -> None:
+def note_hint(lab_id: str, task: str, stage: int) -> None:
     """Remember that a stage was shown; a lower one again changes nothing."""
-    if stage <= hints_shown(lab, task):
+    if stage <= hints_shown(lab_id, task):
         return
     state = _state()
-    _keep(state | {"hints": _hints(state) | {f"{lab}/{task}": stage}})
+    _keep(state | {"hints": _hints(state) | {f"{lab_id}/{task}": stage}})
 
 
 def note_run(report: Report, now: float | None = None) -> None:
@@ -52,7 +52,7 @@ def note_run(report: Report, now: float | None = None) -> None:
     task, test = before.get("task", ""), before.get("test", "")
     if task:
         seconds[task] = seconds.get(task, 0.0) + spent
-    todo = first_to_do(report.tasks)
+    todo = first_to_do(lab(report.lab), report.tasks, report.file)
     open_now = ("", "") if todo is None else (todo.id, todo.test)
     stuck = before.get("stuck", 0.0) + spent if (task, test) == open_now and task else 0.0
     row = {
@@ -69,19 +69,19 @@ def note_run(report: Report, now: float | None = None) -> None:
     _keep(state | {"labs": (labs if isinstance(labs, dict) else {}) | {report.lab: row}})
 
 
-def lab_state(lab: str) -> dict[str, Any]:
+def lab_state(lab_id: str) -> dict[str, Any]:
     """What is remembered of a lab; empty where that is nothing, or spoilt."""
     labs = _state().get("labs")
-    row = labs.get(lab) if isinstance(labs, dict) else None
+    row = labs.get(lab_id) if isinstance(labs, dict) else None
     if not isinstance(row, dict) or not all(isinstance(row.get(k), t) for k, t in KINDS.items()):
         return {}
     numbers = all(isinstance(value, int | float) for value in row["seconds"].values())
     return row if numbers else {}
 
 
-def stuck_seconds(lab: str) -> float:
+def stuck_seconds(lab_id: str) -> float:
     """How long the test that fails first has been worked on."""
-    return float(lab_state(lab).get("stuck", 0.0))
+    return float(lab_state(lab_id).get("stuck", 0.0))
 
 
 def _keep(state: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from rich.text import Text
 from minituner.grading.notes import predicted
 from minituner.grading.registry import ROOT, Lab, labs
 from minituner.grading.report import Report, TaskResult
+from minituner.pieces import tasks_at
 from minituner.words import page, say
 
 
@@ -29,18 +30,18 @@ def next_step(lab: Lab, report: Report) -> Iterable[RenderableType]:
         yield Padding(detail, (0, 0, 0, 2), expand=False)
         yield last
         return
-    todo = first_to_do(report.tasks)
+    own = report.isolation == "none"
+    todo = first_to_do(lab, report.tasks, report.file if own else "")
     if todo is None:
         yield Text(str(lab.done), "bold green")
         yield Text(say("Compare it with the solution: {path}", path=page(_solution(lab))))
-        if report.isolation == "none" and (later := following(lab)):
+        if own and (later := following(lab)):
             what, grade = page(later.page), command("minituner", f"grade{later.option}")
             yield Text(say("The next lab: {page}, then {command}", page=what, command=grade))
         return
     yield Text.assemble((say("next"), "bold"), f"  {todo.id} · {lab.task(todo.id).title}")
-    own = report.isolation == "none"
     yield Padding(detail_of(lab, report.tasks, todo, own=own), (0, 0, 0, 2), expand=False)
-    if report.isolation != "none":
+    if not own:
         return  # the instructor's machine; the next command is the learner's
     yield Text.assemble((say("then"), "bold"), f"  {_again(lab, report, todo)}")
 
@@ -80,7 +81,7 @@ def detail_of(lab: Lab, tasks: Sequence[TaskResult], todo: TaskResult, *, own: b
         )
         detail.append(f"{said}\n")
     if todo.outcome != "todo":
-        if todo.where:
+        if todo.where and not todo.message.startswith(todo.where):  # the exam's message has it
             detail.append(f"{todo.where}\n")
         detail.append(todo.message.strip("\n") + "\n")
         if todo.misconception:
@@ -115,20 +116,34 @@ def command(tool: str, words: str) -> str:
     return f"{os.path.relpath(ours)} {words}"
 
 
-def first_to_do(tasks: Sequence[TaskResult]) -> TaskResult | None:
-    """The first task to work on.
+def first_to_do(lab: Lab, tasks: Sequence[TaskResult], file: str = "") -> TaskResult | None:
+    """The task to work on: what is written and wrong before what is not written yet.
 
-    A step that the stub's message names comes before its task; of what failed, the first whose
-    cause is known, though it be blocked: what stands before it may fail only because of it.
+    Of what failed, the first whose cause is known, though it be blocked: what stands before it may
+    fail only because of it. A crash belongs to the function it is in: where A4's test dies in
+    forward, that is A5's. Of what is not written, a step that the stub's message names comes first.
+
+    Args:
+        file: the learner's file, from the repository's root; "" where it is not at hand.
     """
-    open_tasks = [task for task in tasks if task.outcome in ("failed", "todo", "error")]
-    if not open_tasks:
+    known = next((task for task in tasks if task.misconception), None)
+    wrong = next((task for task in tasks if task.outcome in ("failed", "error")), None)
+    if known is not None:
+        return known
+    if wrong is not None:
+        return _at_home(lab, tasks, wrong, file)
+    todo = next((task for task in tasks if task.outcome == "todo"), None)
+    if todo is None:
         return next((task for task in tasks if task.outcome != "passed"), None)
-    first = open_tasks[0]
-    named = first.message.partition(":")[0]
-    if first.outcome == "todo":
-        return next((task for task in tasks if task.id == named), first)
-    return next((task for task in tasks if task.misconception), first)
+    named = todo.message.partition(":")[0]
+    return next((task for task in tasks if task.id == named), todo)
+
+
+def _at_home(lab: Lab, tasks: Sequence[TaskResult], wrong: TaskResult, file: str) -> TaskResult:
+    home = tasks_at(lab, file, wrong.where)
+    if wrong.id in home:
+        return wrong
+    return next((task for task in tasks if task.id in home and task.outcome != "passed"), wrong)
 
 
 def following(lab: Lab) -> Lab | None:

@@ -44,7 +44,7 @@ class State:
 
     def open_tasks(self) -> list[TaskResult]:
         """What there is to do: the first thing first, then the others in the lab's order."""
-        first = first_to_do(self.tasks)
+        first = first_to_do(self.lab, self.tasks, self.file)
         found = [t for t in self.tasks if t.outcome in OPEN and t is not first]
         return ([] if first is None else [first]) + found
 
@@ -141,8 +141,10 @@ def _body(state: State) -> Iterable[RenderableType]:
             yield Text(f"… {say('running the contract')}", "dim")
         return
     count, task = len(state.open_tasks()), state.lab.task(todo.id)
-    place = say("{at} of {count} open", at=state.at % count + 1, count=count)
-    title = Text.assemble((f"{todo.id} · {task.title}", "bold"), (f"  {place}", "dim"))
+    title = Text(f"{todo.id} · {task.title}", "bold")
+    if all(t.outcome != "pending" for t in state.tasks):  # until then nobody knows how many
+        place = say("{at} of {count} open", at=state.at % count + 1, count=count)
+        title.append(f"  {place}", "not bold dim")
     yield title
     if state.view == "theory":
         yield Markdown(pitfall(state.lab, task.pitfall))

@@ -31,6 +31,10 @@ def broken(message: str) -> NoReturn:
 
 
 def agreed(question: str) -> bool:
-    """Ask; anything but a yes in either language is a no."""
-    answer: str = typer.prompt(f"{question} {say('[y/N]')}", default="", show_default=False)
+    """Ask; anything but a yes in either language is a no, Ctrl-C and the end of input too."""
+    try:
+        answer: str = typer.prompt(f"{question} {say('[y/N]')}", default="", show_default=False)
+    except typer.Abort:
+        typer.echo()
+        return False
     return answer.strip().lower() in ("y", "yes", "s", "si", "sí")

@@ -151,7 +151,7 @@ class Watch:
         if self.state.file != self.lab.file:
             return  # somebody else's file
         memory.note_run(told.report)
-        todo = first_to_do(told.report.tasks)
+        todo = first_to_do(self.lab, told.report.tasks, self.state.file)
         offers = [notice for notice in self.state.notices if "minituner solution" in notice]
         for offer in offers:
             self.state.notices.remove(offer)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -383,4 +382,4 @@ def test_warm_is_faster_than_the_command(clerk: Clerk) -> None:
         started = time.perf_counter()
         check_types(STAR, TEXT)
         command.append(time.perf_counter() - started)
-    assert 3 * statistics.median(warm) < statistics.median(command), (warm, command)
+    assert 3 * min(warm) < min(command), (warm, command)  # each at its least disturbed

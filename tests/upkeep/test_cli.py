@@ -185,8 +185,22 @@ def test_hints_come_one_at_a_time(clone: Path) -> None:
         assert [other.en in text for other in hints] == [other is hint for other in hints]
     assert ["minituner hint A5" in text for text in shown] == [True, True, False, False]
     assert hints[0].en in minituner("hint", "A5", "1", root=clone).stdout
+    assert ["minituner solution A" in text for text in shown] == [False, False, True, True]
     assert hints[2].es in minituner("hint", "A5", "--lang", "es", root=clone).stdout
+    again = minituner("hint", "A6", "--lang", "es", root=clone).stdout
+    assert "minituner hint A6 --lang es" in again, "the next command speaks the same language"
     assert LAB.task("A4").hints[0].en in minituner("hint", "A4", root=clone).stdout
+
+
+def test_a_hint_for_no_task_is_for_the_open_one(clone: Path) -> None:
+    """What the last run left open; before any run, the first task of the lab."""
+    first = minituner("hint", "--lab", "01", root=clone)
+    assert (first.returncode, first.stdout[:4]) == (0, "A1 ·")
+    (clone / ".minituner").mkdir(exist_ok=True)
+    row = {"at": 1, "score": 0, "max_score": 100, "tasks": {}, "task": "A5", "test": "x"}
+    state = {"labs": {"00": row | {"stuck": 0, "seconds": {}}}}
+    (clone / ".minituner/state.json").write_text(json.dumps(state), encoding="utf-8")
+    assert minituner("hint", root=clone).stdout.startswith("A5 ·")
 
 
 def test_no_hint_is_skipped(clone: Path) -> None:

@@ -199,7 +199,7 @@ def test_the_cause_comes_before_what_follows_from_it() -> None:
     assert (outcomes["A4"], outcomes["A5"]) == ("failed", "blocked")
     tasks = diagnose.told(LAB, tasks, seen_of(bug))
     assert set(misconceptions(tasks)) == {"A5"}
-    first = first_to_do(tasks)
+    first = first_to_do(LAB, tasks)
     assert first is not None
     assert first.id == "A5"
 

@@ -93,6 +93,8 @@ def test_a_solution_is_asked_for_once(clone: Path) -> None:
     no = minituner("solution", "d", root=clone, say="n\n")
     assert (no.returncode, "with torch.no_grad()" in no.stdout) == (1, False)
     assert "hint D1" in no.stdout
+    end = minituner("solution", "d", root=clone, say="")
+    assert (end.returncode, "hint D1" in end.stdout, "Abort" in end.stderr) == (1, True, False)
     yes = minituner("solution", "D", root=clone, say="yes\n")
     assert (yes.returncode, "with torch.no_grad()" in yes.stdout) == (0, True)
     assert "raise NotImplementedError" in yes.stdout
