@@ -81,13 +81,13 @@ def between(text: str, parts: Parts) -> list[str] | None:
 
 
 def _field(value: str) -> str:
-    """A field as it is, unless it is a phrase without fields, or a list that quotes phrases.
+    """A field, which may be a phrase again, or a list of quoted ones.
 
     What stands in quotes by itself is what the learner's code said, or a name.
     """
-    if value[:1] in ("[", "(", "{"):
+    if value.startswith(("[", "(", "{")):
         return QUOTED.sub(_quoted, value)
-    return phrases().get(value, value)
+    return value if value.startswith(("'", '"')) else _phrase(value)
 
 
 def _quoted(found: re.Match[str]) -> str:
