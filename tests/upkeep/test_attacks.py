@@ -88,6 +88,7 @@ def test_the_list_is_well_formed() -> None:
     assert all(set(attack.tasks_failed) <= tasks for attack in ATTACKS)
 
 
+@pytest.mark.long(300)
 @pytest.mark.skipif(NESTED in os.environ, reason="this is that run")
 @pytest.mark.skipif(not unprivileged.AVAILABLE, reason="needs root, setpriv and unshare")
 def test_all_of_them_once_more_without_a_privilege(tmp_path: Path) -> None:
