@@ -168,6 +168,10 @@ def foreign(forward: Callable[..., Tensor], weight: Tensor, bias: Tensor) -> nn.
     return made  # type: ignore[no-any-return]  # a class made above
 
 
+def kind_of(thing: object) -> type[object]:
+    return type(thing)
+
+
 def kept_bytes(layer: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps for one forward pass, each storage once, parameters left out."""
     own = {param.untyped_storage().data_ptr() for param in layer.parameters()}

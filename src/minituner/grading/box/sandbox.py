@@ -57,7 +57,7 @@ def build_jail(trees: list[str]) -> None:
     Raises:
         OSError: the kernel refuses; the process may then be half-way in and should end.
     """
-    # Looked at now: a path that lies below JAIL, a link's too, is out of sight once that is covered.
+    # Looked at now: a path below JAIL, a link's too, is out of sight once that is covered.
     links = {path: real for path in _places() if (real := os.path.realpath(path)) != path}
     kernel.unshare("mount")
     kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
