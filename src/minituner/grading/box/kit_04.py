@@ -68,8 +68,9 @@ def on_disk(folder: str) -> dict[str, Tensor]:
     return raw(DISK.get(folder, {}))
 
 
-def folders() -> list[str]:
-    return list(DISK)
+def folders(start: str) -> list[str]:
+    """The folders whose paths begin so; other checks of this worker have theirs."""
+    return [folder for folder in DISK if folder.startswith(start)]
 
 
 # --- bytes ----------------------------------------------------------------------------------------

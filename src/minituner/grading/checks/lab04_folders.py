@@ -130,7 +130,7 @@ def bridge_folder_files_on_disk_are_two(ask: Asking) -> None:
         pairs, _ = _adapted(ask, model, alpha=alpha)
         ask.w.do(ask.star("save_adapter")(model.it, place))
         ask.w.do(KIT.lay(place, beside, text))
-    told, folders = ask.w.ask((KIT.on_disk(place), KIT.folders()))
+    told, folders = ask.w.ask((KIT.on_disk(place), KIT.folders(place.partition("/")[0])))
     ask.see("(folders, files)", (folders, sorted(told)), ([place], sorted((*FILES, beside))))
     settings = config(told)
     got = (settings.get("r"), settings.get("lora_alpha"), alike(unpacked(told), keyed(pairs)))
