@@ -1,15 +1,16 @@
 """What lab 04's judge needs inside a worker: adapters, files as tensors of bytes, a disk of dicts.
 
-A worker can write nowhere, and that stays so: `hold` puts this file's write_folder and read_folder
-in the places of those that folders.py gives, so that what a submission writes lies in memory, from
-where the judge fetches it. Like kit.py it runs beside a submission, so nothing here is believed; it
-holds no oracle.
+A worker can write nowhere, and that stays so: a submission gets a twin of folders.py with this
+file's write_folder and read_folder, so that what it writes lies in memory, from where the judge
+fetches it. Like kit.py it runs beside a submission, so nothing here is believed; no oracle is here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -48,9 +49,28 @@ def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     return {name: found[name] for name in FILES}
 
 
-def hold(folders: ModuleType) -> None:
-    """From now on, whoever imports from folders.py has this disk."""
-    vars(folders).update(write_folder=write_folder, read_folder=read_folder)
+def hold() -> ModuleType:
+    """From now on whoever imports folders.py has its twin on this disk, which is empty."""
+    twin = ModuleType(FOLDERS)
+    own = {"write_folder": write_folder, "read_folder": read_folder}
+    vars(twin).update(vars(sys.modules[FOLDERS]) | own)
+    DISK.clear()
+    _stand(twin)
+    return twin
+
+
+@contextlib.contextmanager
+def held() -> Iterator[ModuleType]:
+    """The same for a while."""
+    real = sys.modules[FOLDERS]
+    try:
+        yield hold()
+    finally:
+        _stand(real)
+
+
+def _stand(module: ModuleType) -> None:
+    sys.modules[FOLDERS] = vars(sys.modules["minituner"])["folders"] = module
 
 
 def lay(folder: str, name: str, content: Tensor) -> None:

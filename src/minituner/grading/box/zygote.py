@@ -96,7 +96,7 @@ def given_modules(files: dict[str, str]) -> dict[str, ModuleType]:
     for name in files:
         _give(name, files, made)
     if kit_04.FOLDERS in made:
-        kit_04.hold(made[kit_04.FOLDERS])
+        made[kit_04.FOLDERS] = kit_04.hold()
     return made
 
 
