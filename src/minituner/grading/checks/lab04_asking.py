@@ -101,7 +101,7 @@ class Model:
     it: Expr
     shell: nn.Module
     values: dict[str, Tensor]
-    vocab: int
+    config: dict[str, int]
 
     def names(self, ends: Sequence[str]) -> list[str]:
         """The modules whose dotted names have one of the ends, in the model's order."""
@@ -151,11 +151,18 @@ def _model(ask: Asking, kind: str, sizes: dict[str, int], names: Sequence[str]) 
     ours = "gpt2.GPT2" if kind == "gpt2" else "minigpt.MiniGPT"
     it = ask.w.keep(ask.given(ours)(ask.given(f"{ours}Config")(**sizes)).double())
     ask.w.do(it.load_state_dict(values | {"lm_head.weight": values[names[0]]}))
-    return Model(it, shell, values, sizes["vocab_size"])
+    return Model(it, shell, values, sizes)
+
+
+def other(model: Model, **sizes: int) -> Model:
+    """A MiniGPT of which there are only the shapes, here, some of them others than model's."""
+    config = model.config | sizes
+    shell = _shell("minigpt", tuple(config.items()))
+    return Model(name("torch"), shell, dict(shell.named_parameters()), config)
 
 
 def tokens(ask: Asking, model: Model, rows: int = 3) -> Tensor:
-    return torch.randint(model.vocab, (rows, 5), generator=ask.torch_rng)
+    return torch.randint(model.config["vocab_size"], (rows, 5), generator=ask.torch_rng)
 
 
 def draw_pairs(ask: Asking, model: Model, r: int = 2, ends: Sequence[str] = TARGETS) -> Pairs:

@@ -16,6 +16,7 @@ from minituner.grading.checks.lab04_asking import (
     branched,
     draw_pairs,
     minigpt,
+    other,
     refused_whole,
     same_pairs,
     wrong,
@@ -65,7 +66,7 @@ def bridge_folder_fill_keeps_the_parameters_that_are_there(ask: Asking) -> None:
 def bridge_folder_fill_refuses_another_models_adapter(ask: Asking) -> None:
     model, own, there = _adapted(ask)
     width = model.sizes("blocks.0.mlp.fc1")[1]
-    wide, deep = minigpt(ask, d_ff=width + 2), minigpt(ask, n_layer=3)
+    wide, deep = other(model, d_ff=width + 2), other(model, n_layer=3)
     more = (*TARGETS, "v_proj")
     fill = ask.star("fill")
     cases = {
@@ -86,12 +87,15 @@ def bridge_folder_fill_refuses_another_models_adapter(ask: Asking) -> None:
 def bridge_folder_fill_refuses_what_is_not_finite_here(ask: Asking) -> None:
     model, own, _ = _adapted(ask)
     ask.w.do(model.it.half())
-    pairs, name = draw_pairs(ask, model), ask.rng.choice(list(own))
-    value = pairs[name][ask.rng.randrange(2)]
-    spot = ask.rng.randrange(value.shape[0]), ask.rng.randrange(value.shape[1])
-    value[spot] = ask.rng.choice((-1.0, 1.0)) * ask.rng.uniform(1e5, 1e6)  # float16 ends at 65 504
-    call = ask.star("fill")(model.it, sent(written(pairs, ALPHA)))
-    refused_whole(ask, model.it, {f"{value[spot]:.0f} into float16": call}, REFUSED)
+    things = {}
+    for name, part in ((name, part) for name in own for part in (0, 1)):
+        pairs = draw_pairs(ask, model)
+        value, sign = pairs[name][part], ask.rng.choice((-1.0, 1.0))
+        spot = ask.rng.randrange(value.shape[0]), ask.rng.randrange(value.shape[1])
+        value[spot] = sign * ask.rng.uniform(1e5, 1e6)  # float16 ends at 65 504
+        call = ask.star("fill")(model.it, sent(written(pairs, ALPHA)))
+        things[f"{value[spot]:.0f} into float16, {'AB'[part]} of {name}"] = call
+    refused_whole(ask, model.it, things, REFUSED)
 
 
 def bridge_folder_fill_from_disk(ask: Asking) -> None:

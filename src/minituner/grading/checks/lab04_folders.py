@@ -16,6 +16,7 @@ from minituner.grading.checks.lab04_asking import (
     Pairs,
     all_refused,
     branched,
+    conv1d,
     draw_pairs,
     gpt2,
     minigpt,
@@ -82,13 +83,17 @@ def bridge_folder_files_target_what_is_adapted(ask: Asking) -> None:
 
 
 def bridge_folder_files_say_which_way_round(ask: Asking) -> None:
-    model, r = gpt2(ask), ask.rng.randint(1, 3)
-    _adapted(ask, model, ("c_fc",), r)
-    told = ask.w.ask(_files(ask, model))
-    first = model.names(("c_fc",))[0]
-    A = unpacked(told).get(f"{PREFIX}{first}.lora_A.weight")
-    got = (config(told).get("fan_in_fan_out"), None if A is None else list(A.shape))
-    ask.see("(fan_in_fan_out, shape of an A)", got, (True, [r, model.sizes(first)[0]]))
+    for foreign in (False, True):
+        model, r = gpt2(ask), ask.rng.randint(1, 3)
+        names = model.names(("c_fc",))
+        for name in names if foreign else ():
+            ask.w.do(KIT.place(model.it, name, conv1d(ask, model.sizes(name), foreign=True).it))
+        _adapted(ask, model, ("c_fc",), r)
+        told = ask.w.ask(_files(ask, model))
+        A = unpacked(told).get(f"{PREFIX}{names[0]}.lora_A.weight")
+        got = (config(told).get("fan_in_fan_out"), None if A is None else list(A.shape))
+        what = f"(fan_in_fan_out, shape of an A), {'another package' if foreign else 'own'}"
+        ask.see(what, got, (True, [r, model.sizes(names[0])[0]]))
 
 
 def bridge_folder_files_refuse_what_one_config_cannot_say(ask: Asking) -> None:

@@ -88,10 +88,11 @@ def bridge_parametrize_factors_train_alone(ask: Asking) -> None:
 def bridge_parametrize_factors_refuse_a_rank_below_one(ask: Asking) -> None:
     d_in, d_out = ask.rng.randint(3, 6), ask.rng.randint(3, 6)
     layer = ask.w.keep(ask.nn.Linear(d_in, d_out))
-    said = ask.w.refusal(ask.star(STAR)(layer, r=ask.rng.choice((0, -2))), *REFUSED)
+    bad = (0, -ask.rng.randint(1, 9))
+    said = ask.w.refusals([ask.star(STAR)(layer, r=r) for r in bad], *REFUSED)
     rows = ask.w.ask(ask.kit.params(layer))
-    got = (said is not None, sum(size(row) for row in rows if row[4]))
-    ask.see("(refused, trainable)", got, (True, d_out * (d_in + 1)))
+    got = ([one is not None for one in said], sum(size(row) for row in rows if row[4]))
+    ask.see(f"(refused r of {bad}, trainable)", got, ([True, True], d_out * (d_in + 1)))
 
 
 # --- B2: the weight -------------------------------------------------------------------------------

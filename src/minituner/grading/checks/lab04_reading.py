@@ -133,10 +133,10 @@ def bridge_folder_read_refuses_what_is_not_finite(ask: Asking) -> None:
     pairs = _pairs(ask)
     tensors, told = keyed(pairs), {}
     for key, value in tensors.items():
-        broken = value.clone()
-        spot = ask.rng.randrange(value.shape[0]), ask.rng.randrange(value.shape[1])
-        broken[spot] = ask.rng.choice((math.nan, math.inf, -math.inf))
-        told[key] = written(pairs, ALPHA, TARGETS, tensors | {key: broken})
+        for bad in (math.nan, math.inf, -math.inf):
+            broken = value.clone()
+            broken[ask.rng.randrange(value.shape[0]), ask.rng.randrange(value.shape[1])] = bad
+            told[f"{bad} in {key}"] = written(pairs, ALPHA, TARGETS, tensors | {key: broken})
     all_refused(ask, {key: _read(ask, files) for key, files in told.items()})
 
 

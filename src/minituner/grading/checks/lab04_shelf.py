@@ -17,6 +17,7 @@ from minituner.grading.checks.lab04_asking import (
     gpt2,
     logits,
     minigpt,
+    other,
     same_pairs,
     tokens,
 )
@@ -78,7 +79,7 @@ def bridge_several_attach_measures_a_conv1d_the_right_way_round(ask: Asking) -> 
 def bridge_several_attach_refuses_as_a_whole(ask: Asking) -> None:
     model = minigpt(ask)
     width = model.sizes("blocks.0.mlp.fc1")[1]
-    wide, deep = minigpt(ask, d_ff=width + 2), minigpt(ask, n_layer=3)
+    wide, deep = other(model, d_ff=width + 2), other(model, n_layer=3)
     first, *others = words(ask, 4)
     shelf, one = shelf_of(ask, model, {}), Held(1.5, draw_pairs(ask, model))
     ask.w.do(_attach(ask, shelf, first, one))
@@ -121,14 +122,14 @@ def bridge_several_switch_chooses(ask: Asking) -> None:
 
 
 def bridge_several_switch_refuses_who_is_not_there(ask: Asking) -> None:
-    own, other = words(ask, 2)
+    own, strange = words(ask, 2)
     shelf, switch = _empty(ask, own), ask.star("switch")
     choose(ask, shelf, own)
-    cases = (other, [own, other], [None, other])
+    cases = (strange, [own, strange], [strange, own], [None, strange])
     said = ask.w.refusals([switch(shelf, names) for names in cases], *FILES)
-    got = ([other in str(message) for message in said], ask.w.ask(shelf.chosen))
+    got = ([strange in str(message) for message in said], ask.w.ask(shelf.chosen))
     told = f"messages = {said}, chosen = {got[1]!r}"
-    ask.hold(got == ([True] * 3, own), told, f"three that name {other}, {own!r}")
+    ask.hold(got == ([True] * 4, own), told, f"four that name {strange}, {own!r}")
 
 
 def bridge_several_detach_leaves_no_trace(ask: Asking) -> None:
@@ -158,10 +159,10 @@ def bridge_several_detach_gives_the_base_back(ask: Asking) -> None:
 
 
 def bridge_several_detach_refuses_who_is_not_there(ask: Asking) -> None:
-    own, other = words(ask, 2)
+    own, strange = words(ask, 2)
     shelf = _empty(ask, own)
     choose(ask, shelf, own)
-    said = ask.w.refusal(ask.star("detach")(shelf, other), *FILES)
+    said = ask.w.refusal(ask.star("detach")(shelf, strange), *FILES)
     held, chosen = ask.w.ask((shelf.held, shelf.chosen))
     got = (said is not None, sorted(held), chosen)
     ask.see("(refused, held, chosen)", got, (True, [own], own))

@@ -58,7 +58,7 @@ def bridge_unwrap_puts_the_bases_back(ask: Asking) -> None:
             )
         )
         changed = {f"{each}.weight": value for each, value in fresh.items()}
-        want = Model(model.it, model.shell, model.values | changed, model.vocab).out(given)
+        want = Model(model.it, model.shell, model.values | changed, model.config).out(given)
         facts = {
             "the same modules": told == [True] * len(names),
             "their classes": was == after,
@@ -128,6 +128,6 @@ def bridge_unwrap_takes_a_shared_module_at_each_name(ask: Asking) -> None:
     got, said = ask.w.ask((told, logits(ask, model, given)))
     shared = model.values | {f"{names[1]}.weight": model.values[f"{names[0]}.weight"]}
     both = dict.fromkeys(names, pairs[names[0]])
-    want = Model(model.it, model.shell, shared, model.vocab).out(given, SCALE, both)
+    want = Model(model.it, model.shell, shared, model.config).out(given, SCALE, both)
     ask.see("names", got, names)
     ask.near("change of the logits", said, want, 1e-11)
