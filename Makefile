@@ -27,12 +27,13 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict solutions
 	set -e; for folder in experiments/*/; do $(BIN)/mypy --strict $$folder; done
 
-# What the exam and watch cost beside the commands one would type instead, and scalars beside torch;
-# ten minutes.
+# What the exam and watch cost beside the commands one would type instead, scalars beside torch, and
+# adapter layers beside PEFT's; ten minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/bench.py
 	$(BIN)/python tests/upkeep/bench_watch.py
 	$(BIN)/python experiments/28-scalar-lora/bench.py
+	$(BIN)/python experiments/28-real-model/bench.py
 
 # A thousand mixed submissions, each verdict known; a quarter of an hour or more.
 thousand: $(VENV)/.dev
@@ -59,6 +60,7 @@ diagnosis: $(VENV)/.dev
 figures: $(VENV)/.dev
 	set -e; for run in experiments/28-lora-counts experiments/28-irregular-verbs experiments/28-rank; do \
 	  $(BIN)/python $$run/run.py --impl reference --figures; done
+	$(BIN)/python experiments/28-real-model/shakespeare.py --figures
 stamp: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/parity.py --stamp
 

@@ -76,9 +76,9 @@ def losses(scene: Scene, model: nn.Module, plan: Plan) -> dict[str, float]:
 
 def samples(scene: Scene, model: nn.Module, plan: Plan) -> list[str]:
     """Each prompt, continued from the plan's seed."""
-    logits = Logits(model, plan.half)
+    logits, length = Logits(model, plan.half), min(judging.SAMPLED, plan.tokens)
     return [
-        judging.sampled(scene.files.adapt, scene.loaded, logits, prompt, plan.seed)
+        judging.sampled(scene.files.adapt, scene.loaded, logits, prompt, plan.seed, length)
         for prompt in PROMPTS
     ]
 

@@ -32,7 +32,10 @@ from minituner.adapters import adapters_of
 from minituner.recipe import IGNORE
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "28-real-model"
-PARTS = ("loading", "texts", "tuning", "judging", "story", "comparing", "drawing", "shakespeare")
+PARTS = (
+    *("loading", "texts", "tuning", "judging", "story"),
+    *("comparing", "drawing", "shakespeare", "opened"),
+)
 ADAPT = reference("adapt")
 TEXT = "".join(f"Speaker {n}:\nThe bell tolls {n} times, and no one counts.\n\n" for n in range(40))
 
@@ -226,9 +229,25 @@ def test_the_story_leaves_an_adapter_and_the_model_as_it_was(
     here.show = lambda *_: pytest.fail("told again, it trains again")
     assert parts.story.tell(here, plan, tmp_path)["losses"] == report["losses"]
 
-    peft = pytest.importorskip("peft")
-    theirs = peft.PeftModel.from_pretrained(parts.loading.load("tiny").model, folder).eval()
-    assert torch.allclose(theirs(ids).logits, ours, atol=1e-5)
+
+def test_the_adapter_opens_in_peft(
+    parts: Any, texts: Any, plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """opened.py finds the same logits in PEFT as in ours, not those of the base; and says which."""
+    pytest.importorskip("peft")
+    here = scene(parts, texts)
+    parts.story.trained(here, here.loaded.model, replace(plan, peak=0.1), tmp_path / "run.pt")
+    BRIDGE.save_adapter(here.loaded.model, tmp_path / "adapter", base_name="tiny")
+    monkeypatch.setattr(parts.opened, "files", lambda impl: here.files)
+    assert parts.opened.base_of(tmp_path / "adapter") == "tiny"
+    gap, said = parts.opened.compared(tmp_path / "adapter", "tiny", "reference")
+    assert gap < 1e-5 and said.startswith("ROMEO:")
+    loads = SimpleNamespace(**vars(BRIDGE) | {"load_adapter": lambda model, folder: None})
+    monkeypatch.setattr(
+        parts.opened, "files", lambda impl: SimpleNamespace(**vars(here.files) | {"bridge": loads})
+    )
+    gap, _ = parts.opened.compared(tmp_path / "adapter", "tiny", "reference")
+    assert gap > 1e-3, "the check sees an adapter that was not loaded"
 
 
 def test_a_gpt2_is_tuned_through_the_bridge(
