@@ -43,7 +43,7 @@ from minituner.adapt import (
 )
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 from minituner.recipe import IGNORE, Batch, Checkpoint, Pair, Recipe, Run
-from minituner.words import explaining
+from minituner.words import explaining, say
 
 explain = explaining("lab/02-adapt-without-forgetting.md")
 # float(loss) is as good as loss.item(); torch warns of it once
@@ -107,7 +107,7 @@ class Momentum(torch.optim.Optimizer):
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure here
         self.done += 1
-        assert self.done <= 200, "200 steps and no end: is run.step counted?"
+        assert self.done <= 200, say("200 steps and no end: is run.step counted?")
         with torch.no_grad():
             for i, group in enumerate(self.param_groups):
                 param = group["params"][0]

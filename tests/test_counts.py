@@ -1069,7 +1069,7 @@ def test_counts_truth_of_entries_and_adapters() -> None:
     ]
     wrong = astray(pairs)
     assert wrong == [], explain(
-        measured=[f"{name}{unit and ' in '}{unit}: {got}" for name, unit, got, _ in wrong],
+        measured=[f"{name}{unit and f' [{unit}]'}: {got}" for name, unit, got, _ in wrong],
         expected=[want for *_, want in wrong],
         cause="copies is not used, or a matrix is left out",
         read="P11",
@@ -1089,7 +1089,7 @@ def test_counts_truth_of_shares_and_files() -> None:
     ]
     wrong = astray(pairs)
     assert wrong == [], explain(
-        measured=[f"{name}{unit and ' in '}{unit}: {got}" for name, unit, got, _ in wrong],
+        measured=[f"{name}{unit and f' [{unit}]'}: {got}" for name, unit, got, _ in wrong],
         expected=[want for *_, want in wrong],
         cause="the quotient is upside down, or of other things than adapter and params",
         read="P11",
@@ -1106,7 +1106,7 @@ def test_counts_truth_of_memory() -> None:
     ]
     wrong = astray(pairs)
     assert wrong == [], explain(
-        measured=[f"{name}{unit and ' in '}{unit}: {got}" for name, unit, got, _ in wrong],
+        measured=[f"{name}{unit and f' [{unit}]'}: {got}" for name, unit, got, _ in wrong],
         expected=[want for *_, want in wrong],
         cause="training is mixed precision with Adam: 2 + 2 + 12 bytes",
         read="P6",
@@ -1124,7 +1124,7 @@ def test_counts_truth_of_nf4() -> None:
     ]
     wrong = astray(pairs)
     assert wrong == [], explain(
-        measured=[f"{name}{unit and ' in '}{unit}: {got}" for name, unit, got, _ in wrong],
+        measured=[f"{name}{unit and f' [{unit}]'}: {got}" for name, unit, got, _ in wrong],
         expected=[want for *_, want in wrong],
         cause="constants are the bits beyond the 4 of each code, double quantised",
         read="P8",
@@ -1142,7 +1142,7 @@ def test_counts_truth_of_a_quotient() -> None:
     ]
     wrong = astray(pairs)
     assert wrong == [], explain(
-        measured=[f"{name}{unit and ' in '}{unit}: {got}" for name, unit, got, _ in wrong],
+        measured=[f"{name}{unit and f' [{unit}]'}: {got}" for name, unit, got, _ in wrong],
         expected=[want for *_, want in wrong],
         cause="it is upside down, or fields that a quantity does not use are read",
         read="P11",
@@ -1161,7 +1161,7 @@ def test_counts_truth_divides_by_the_unit() -> None:
     pairs.append((claim("entries", matrices=(Matrix(50, 40, 3),), unit="million"), 0.006))
     wrong = astray(pairs)
     assert wrong == [], explain(
-        measured=[f"{name}{unit and ' in '}{unit}: {got}" for name, unit, got, _ in wrong],
+        measured=[f"{name}{unit and f' [{unit}]'}: {got}" for name, unit, got, _ in wrong],
         expected=[want for *_, want in wrong],
         cause="the figure is not divided by UNITS[claim.unit], once",
         read="P11",

@@ -608,7 +608,7 @@ def test_rank_factors_best_of_an_update_with_fewer_directions() -> None:
     wrong = {}
     for out, inside in sizes():
         two = drawn(out, inside, vector(3, 2))[0]
-        for label, delta in (("rank 2", two), ("zero", torch.zeros(out, inside))):
+        for label, delta in (("rank 2", two), ("rank 0", torch.zeros(out, inside))):
             A, B = best_factors(delta, 3)
             apart = gap(B @ A, delta)
             if not apart < 3e-11 or not (A.isfinite().all() and B.isfinite().all()):

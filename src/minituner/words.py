@@ -1,7 +1,8 @@
 """What people read, in their language: English in the code, Spanish beside it in words*.es.toml.
 
-English sentences are the keys, so the code reads as it speaks. Leaves out: plurals and other
-languages. tests/upkeep holds the two together: every sentence has its twin, with the same fields.
+English sentences are the keys, so the code reads as it speaks. Leaves out: plurals, other
+languages, and what a failure shows beside its sentence (shown.py). tests/upkeep holds the two
+together: every sentence has its twin, with the same fields.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Protocol
+
+from minituner.shown import in_spanish
 
 LANGUAGES = ("en", "es")
 VARIABLE = "MINITUNER_LANG"
@@ -77,7 +80,8 @@ def explaining(lab_page: str) -> Explain:
         """What was measured, what was expected, why, and where to read.
 
         Args:
-            measured: in code notation, so that it needs no translation; `expected` likewise.
+            measured: in code notation as far as that goes; its words, and those of `expected`, are
+                phrases of shown*.es.toml.
             cause: the likely cause, one sentence, a key of the catalog.
             read: a pitfall of the lab page ("P1") or a page.
         """
@@ -89,6 +93,8 @@ def explaining(lab_page: str) -> Explain:
 def failure(measured: object, expected: object, cause: str, read: str, lab_page: str) -> str:
     """The same from a cause that the contract says: the exam quotes it."""
     where = f"{lab_page} {read}" if read[:1] == "P" else read
+    if language() == "es":
+        measured, expected = in_spanish(measured), in_spanish(expected)
     lines = (
         (say("measured"), measured),
         (say("expected"), expected),

@@ -99,7 +99,7 @@ def grader_version(lab: Lab) -> str:
     files = [path for path in judges if not READERS & {path.name, path.parent.name}]
     files += [ROOT / name for name in (lab.contract, lab.reference, lab.experiment)]
     files += [ROOT / "src" / name for name in given]
-    files += [*source.glob("words*.es.toml"), ROOT / "lab" / "labs.toml"]
+    files += [*source.glob("*.es.toml"), ROOT / "lab" / "labs.toml"]
     files += [ROOT / "tests" / "mutants" / f"{Path(lab.star).stem}.toml"]
     parts = [f"{tool} {number}" for tool, number in sorted(versions().items())]
     for path in sorted(path for path in files if path.is_file()):

@@ -6,8 +6,8 @@ written down here. Leaves out: parameters and memory (lab01_parameters.py, lab01
 
 from __future__ import annotations
 
-from minituner.grading.checks.asking import Asking, shown
-from minituner.grading.checks.lab01_asking import claim, close, equal, matrix, plain, refused, sizes
+from minituner.grading.checks.asking import Asking, equal, plain, shown
+from minituner.grading.checks.lab01_asking import claim, close, matrix, refused, sizes
 from minituner.grading.expr import Expr
 from minituner.published import CLAIMS, Claim
 
@@ -99,11 +99,11 @@ def counts_truth_divides_by_the_unit(ask: Asking) -> None:
     units = {"GB": 1e9, "GiB": 2.0**30, "MB": 1e6, "million": 1e6, "billion": 1e9, "": 1.0}
     for unit, size in units.items():
         stored = claim(ask, "stored", params=n, bytes_each=2, unit=unit)
-        made.append((f"stored in {unit}", stored, 2 * n / size))
+        made.append((f"stored [{unit}]", stored, 2 * n / size))
     share = claim(ask, "quotient", parts=(float(part), 64.0), unit="%")
     counted = claim(ask, "entries", matrices=(matrix(ask, 50, 40, part),), unit="million")
-    made.append(("quotient in %", share, part * 1.5625))
-    made.append(("entries in million", counted, part * 0.002))
+    made.append(("quotient [%]", share, part * 1.5625))
+    made.append(("entries [million]", counted, part * 0.002))
     _true(ask, made)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking, gap
+from minituner.grading.checks.asking import Asking, gap, plain, words
 from minituner.grading.checks.lab02_asking import (
     KIT,
     REFUSED,
@@ -20,8 +20,6 @@ from minituner.grading.checks.lab02_asking import (
     differ,
     listed,
     loop,
-    plain,
-    words,
     wrong,
 )
 from minituner.grading.expr import Expr, tried
@@ -63,7 +61,8 @@ def adapt_resume_check_names_every_misfit(ask: Asking) -> None:
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shaped}
     silent = [kind for kind, name in kinds.items() if name not in str(said)]
     told = "accepted" if said is None else f"not named: {silent}"
-    ask.hold(said is not None and not silent, told, f"ValueError: {', '.join(kinds)}")
+    want = "ValueError: missing, unexpected, of another shape"
+    ask.hold(said is not None and not silent, told, want)
 
 
 def adapt_resume_check_looks_at_each_kind_alone(ask: Asking) -> None:
