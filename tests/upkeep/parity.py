@@ -20,7 +20,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("lab/*", "lab/coming/*", "theory/*", "solutions/*", "src/minituner/*", "autograder/*")
+FOLDERS = ("lab/*", "theory/*", "solutions/*", "src/minituner/*", "autograder/*")
 PAGES = ("README*", *FOLDERS, "experiments/*/*notes*", "experiments/*/README*")
 BOTH = "notes.md"  # so ends a page that speaks both languages at once; a twin is welcome
 OUTPUT = {"text", "console"}  # fences with words of their own in each language

@@ -17,6 +17,7 @@ FAMILIES = {
     "01": ("parameters", "memory", "audit"),
     "02": ("data", "loop", "evaluation", "resume"),
     "03": ("spectrum", "factors", "subspaces", "budgets"),
+    "04": ("conv1d", "parametrize", "unwrap", "folder", "several"),
 }
 LEAST = {"00": (60, 8)}  # mutants of the lab, of each family; a later lab's in LATER
 LATER = (20, 3)

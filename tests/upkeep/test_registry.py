@@ -127,11 +127,11 @@ def test_files_exist(lab: Lab) -> None:
 
 
 def test_no_stray_file_in_the_mirrored_folders() -> None:
-    """Mirrored folders hold what the registry implies; lab/coming holds the lab that is coming."""
+    """Mirrored folders hold what the registry implies."""
     stems = [f"{lab.id}-{lab.slug}" for lab in LABS]
     lab_pages = {f"{stem}{tongue}.md" for stem in stems for tongue in ("", ".es")}
     present = {p.name for p in (ROOT / "lab").iterdir()}
-    assert present - {"coming"} == lab_pages | {"labs.toml"}
+    assert present == lab_pages | {"labs.toml"}
     answers = {lab.star for lab in LABS} | {lab.notes_flat for lab in LABS}
     answers |= {f"{stem}-ref{tongue}.md" for stem in stems for tongue in ("", ".es")}
     present = {p.name for p in (ROOT / "solutions").iterdir() if not p.name.startswith(("_", "."))}

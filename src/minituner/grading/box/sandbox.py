@@ -57,6 +57,8 @@ def build_jail(trees: list[str]) -> None:
     Raises:
         OSError: the kernel refuses; the process may then be half-way in and should end.
     """
+    # Looked at now: a path below JAIL, a link's too, is out of sight once that is covered.
+    links = {path: real for path in _places() if (real := os.path.realpath(path)) != path}
     kernel.unshare("mount")
     kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     # Held open, since a tree may lie below the folder that is covered next.
@@ -75,10 +77,10 @@ def build_jail(trees: list[str]) -> None:
         again = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kept
         kernel.mount("none", str(inside), "", again)
         os.close(source)
-    for path in _places():
-        if os.path.realpath(path) != path and not os.path.lexists(JAIL + path):
+    for path in _outermost(list(links)):
+        if not os.path.lexists(JAIL + path):
             Path(JAIL + path).parent.mkdir(parents=True, exist_ok=True)
-            os.symlink(os.path.realpath(path), JAIL + path)
+            os.symlink(links[path], JAIL + path)
     flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
     kernel.mount("none", JAIL, "", flags | kernel.MS_NOSUID | kernel.MS_NODEV)
     kernel.pivot_root(JAIL)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minituner.grading.box import kit, kit_02, protocol
+from minituner.grading.box import kit, kit_02, kit_04, protocol
 
 MAX_TEXT = 2000  # characters of an exception's message
 MAX_STRING = 1 << 16  # characters of a string that crosses; none that is asked for is longer
@@ -41,7 +41,8 @@ class Worker:
         self.wire = wire
         self.reader = protocol.Reader(wire)
         self.kept: dict[int, Any] = {}
-        self.roots: dict[str, Any] = {"torch": torch, "kit": kit, "kit_02": kit_02, **given}
+        kits = {"kit": kit, "kit_02": kit_02, "kit_04": kit_04}
+        self.roots: dict[str, Any] = {"torch": torch, **kits, **given}
         self.paths: dict[str, tuple[str, list[str]]] = {}  # a dotted name's root, and the way on
         self.files: dict[str, str] = {}
 

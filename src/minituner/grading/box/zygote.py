@@ -10,6 +10,7 @@ kills it when the judge hangs up, and reports how it ended. CONFIG is JSON: "lay
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import os
@@ -25,8 +26,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from minituner.grading.box import kernel, kit, protocol, sandbox
+from minituner.grading.box import kernel, kit, kit_04, protocol, sandbox
 from minituner.grading.box.worker import Worker
 
 PER_WORKER = ("pid", "ipc", "net")  # namespaces that the keeper opens for its worker
@@ -46,6 +48,9 @@ def warm() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         kit.deepcopy(layer).to(dtype)(torch.ones(2, 4, dtype=dtype)).sum().item()
     nn.init.kaiming_uniform_(torch.empty(3, 3), a=5**0.5)
+    parametrize.register_parametrization(layer[0], "weight", nn.Identity())
+    layer(x).sum().item()
+    parametrize.remove_parametrizations(layer[0], "weight")
     torch.einsum("or,ri->oi", torch.ones(2, 3), torch.ones(3, 4))
     # What draws on a meta tensor imports torch's compiler, which wants places to write to.
     tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = "/"  # exists, so nothing is made
@@ -87,15 +92,30 @@ def given_modules(files: dict[str, str]) -> dict[str, ModuleType]:
     package = ModuleType("minituner")
     package.__path__ = []
     sys.modules["minituner"] = package
-    made = {}
-    for name, path in files.items():
-        made[name] = module = ModuleType(name)
-        module.__file__ = Path(path).name
-        sys.modules[name] = module
-        setattr(package, name.rpartition(".")[2], module)
-        source = Path(path).read_text(encoding="utf-8")
-        exec(compile(source, Path(path).name, "exec", dont_inherit=True), module.__dict__)
+    made: dict[str, ModuleType] = {}
+    for name in files:
+        _give(name, files, made)
+    if kit_04.FOLDERS in made:
+        made[kit_04.FOLDERS] = kit_04.hold()
     return made
+
+
+def _give(name: str, files: dict[str, str], made: dict[str, ModuleType]) -> None:
+    """Run one given module, after those that it imports."""
+    if name in made:
+        return
+    file, source = Path(files[name]).name, Path(files[name]).read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+        for other in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
+            if other in files and other != name:
+                _give(str(other), files, made)
+    made[name] = module = ModuleType(name)
+    module.__file__ = file
+    sys.modules[name] = module
+    package, _, child = name.rpartition(".")
+    setattr(sys.modules[package], child, module)
+    exec(compile(source, file, "exec", dont_inherit=True), module.__dict__)
 
 
 class Zygote:

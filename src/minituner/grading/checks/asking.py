@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from minituner.grading.peer import Odd, Peer
 from minituner.grading.talk import Exchange, Talk
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+CONSONANTS = "bcdfghjkmnpstvwxz"
 
 
 class Wrong(Exception):
@@ -194,3 +196,30 @@ def shown(value: Any) -> str:
         inside = ", ".join(items[:6]) + more
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
     return repr(value)[:200]
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, and a tensor of one number as that number."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def equal(ask: Asking, what: str, got: Any, want: Any, nth: int = 0) -> None:
+    """Equal numbers, in lists or alone; 5.0 is 5, as it is for the contract."""
+    got = plain(got)
+    ask.hold(got == plain(want), f"{what} = {shown(got)}", shown(want), nth)
+
+
+def words(ask: Asking, count: int) -> list[str]:
+    """Names without a meaning, none a part of another."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found["".join(ask.rng.choices(CONSONANTS, k=5))] = None
+    return list(found)
+
+
+def gathered(parts: Sequence[ModuleType], prefix: str) -> dict[str, Callable[[Asking], None]]:
+    """The checks of a lab's parts, whose names begin so, by the names of the contract's tests."""
+    named = [item for part in parts for item in vars(part).items() if item[0].startswith(prefix)]
+    return {f"test_{name}": check for name, check in named if callable(check)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from minituner.grading.checks import (
     lab01_activations,
     lab01_audit,
@@ -11,15 +9,10 @@ from minituner.grading.checks import (
     lab01_parameters,
     lab01_wrapped,
 )
-from minituner.grading.checks.asking import Asking
+from minituner.grading.checks.asking import gathered
 from minituner.grading.checks.lab01_notes import measure
 
 __all__ = ["CHECKS", "measure"]
 PARTS = (lab01_parameters, lab01_wrapped, lab01_memory, lab01_activations, lab01_audit)
 
-CHECKS: dict[str, Callable[[Asking], None]] = {
-    f"test_{name}": check
-    for part in PARTS
-    for name, check in vars(part).items()
-    if name.startswith("counts_")
-}
+CHECKS = gathered(PARTS, "counts_")

@@ -6,16 +6,8 @@ upkeep test compares the table with it.
 
 from __future__ import annotations
 
-from minituner.grading.checks.asking import Asking
-from minituner.grading.checks.lab01_asking import (
-    Sizes,
-    config,
-    default,
-    equal,
-    refused,
-    sizes,
-    small,
-)
+from minituner.grading.checks.asking import Asking, equal
+from minituner.grading.checks.lab01_asking import Sizes, config, default, refused, sizes, small
 
 
 def counts_saved_full_keeps_the_input(ask: Asking) -> None:

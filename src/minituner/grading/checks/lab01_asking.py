@@ -9,15 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from minituner.grading.checks.asking import Asking, shown
+from minituner.grading.checks.asking import Asking, plain, words
 from minituner.grading.expr import Expr
 
 REFUSED = ("ValueError", "TypeError")
 BUCKETS = ("weights", "gradients", "optimizer", "activations")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "mlp.fc1", "mlp.fc2")
-CONSONANTS = "bcdfghjkmnpstvwxz"
 Sizes = dict[str, int]  # of a MiniGPT
 
 
@@ -25,14 +22,6 @@ def sizes(ask: Asking) -> tuple[int, int, int]:
     """(in, out, r), no two alike."""
     d_in, d_out = ask.rng.sample(range(40, 400), 2)
     return d_in, d_out, ask.rng.randint(2, 30)
-
-
-def words(ask: Asking, count: int) -> list[str]:
-    """Names without a meaning, none a part of another."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found["".join(ask.rng.choices(CONSONANTS, k=5))] = None
-    return list(found)
 
 
 def small(ask: Asking) -> Sizes:
@@ -99,19 +88,6 @@ def buckets(ask: Asking, *calls: Expr) -> list[list[Any]]:
     """The four buckets of each Memory that a call gives, in one question."""
     found: list[list[Any]] = ask.w.ask(ask.kit.fields(list(calls), BUCKETS))
     return found
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, and a tensor of one number as that number."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def equal(ask: Asking, what: str, got: Any, want: Any, nth: int = 0) -> None:
-    """Equal numbers, in lists or alone; 5.0 is 5, as it is for the contract."""
-    got = plain(got)
-    ask.hold(got == plain(want), f"{what} = {shown(got)}", shown(want), nth)
 
 
 def close(got: Any, want: float, rel: float) -> bool:

@@ -6,8 +6,8 @@ written down here. Leaves out: parameters and memory (lab01_parameters.py, lab01
 
 from __future__ import annotations
 
-from minituner.grading.checks.asking import Asking, shown
-from minituner.grading.checks.lab01_asking import claim, close, equal, matrix, plain, refused, sizes
+from minituner.grading.checks.asking import Asking, equal, plain, shown
+from minituner.grading.checks.lab01_asking import claim, close, matrix, refused, sizes
 from minituner.grading.expr import Expr
 from minituner.published import CLAIMS, Claim
 

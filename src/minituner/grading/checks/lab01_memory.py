@@ -5,8 +5,8 @@ Leaves out: activations (lab01_activations.py); here they are a number that is p
 
 from __future__ import annotations
 
-from minituner.grading.checks.asking import Asking
-from minituner.grading.checks.lab01_asking import buckets, equal, refused
+from minituner.grading.checks.asking import Asking, equal
+from minituner.grading.checks.lab01_asking import buckets, refused
 
 FULL, SMALL, FOUR = "full_finetune_memory", "lora_memory", "qlora_memory"
 

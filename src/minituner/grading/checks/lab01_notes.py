@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minituner.grading.checks.lab01_asking import plain
+from minituner.grading.checks.asking import plain
 from minituner.grading.expr import name
 from minituner.grading.peer import Peer
 from minituner.grading.talk import Talk

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import math
 
-from minituner.grading.checks.asking import Asking
+from minituner.grading.checks.asking import Asking, equal, words
 from minituner.grading.checks.lab01_asking import (
     TARGETS,
     close,
     default,
     entries,
-    equal,
     minigpt,
     refused,
     sizes,
     small,
     twins,
-    words,
 )
 from minituner.grading.expr import Expr
 

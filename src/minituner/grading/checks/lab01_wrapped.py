@@ -6,18 +6,16 @@ Leaves out: the other counts (lab01_parameters.py).
 from __future__ import annotations
 
 from minituner.grading.checks import trees
-from minituner.grading.checks.asking import Asking
+from minituner.grading.checks.asking import Asking, equal, words
 from minituner.grading.checks.lab01_asking import (
     TARGETS,
     default,
     entries,
-    equal,
     inner,
     minigpt,
     refused,
     small,
     twins,
-    words,
 )
 from minituner.grading.expr import Expr
 

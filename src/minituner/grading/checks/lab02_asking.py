@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking, gap, shown
+from minituner.grading.checks.asking import Asking, gap, plain, shown
 from minituner.grading.expr import Expr, name
 from minituner.recipe import IGNORE, Batch, Recipe
 
@@ -93,14 +93,6 @@ def batch(ask: Asking, rows: int = 3, seq: int = 5) -> Batch:
     return drawn[0], drawn[1].masked_fill(hidden, IGNORE)
 
 
-def words(ask: Asking, count: int) -> list[str]:
-    """Names without a meaning, none a part of another."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found["".join(ask.rng.choices("bcdfghjkmnpstvwxz", k=5))] = None
-    return list(found)
-
-
 # --- closed forms ---------------------------------------------------------------------------------
 
 
@@ -137,19 +129,6 @@ def rate(step: int, chosen: Recipe) -> float:
 
 
 # --- replies --------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, and a tensor of one number as that number."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def equal(ask: Asking, what: str, got: Any, want: Any, nth: int = 0) -> None:
-    """Equal numbers, in lists or alone; 5.0 is 5, as it is for the contract."""
-    got = plain(got)
-    ask.hold(got == plain(want), f"{what} = {shown(got)}", shown(want), nth)
 
 
 def off(got: Any, want: Sequence[float]) -> float:

@@ -10,18 +10,16 @@ import math
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking
+from minituner.grading.checks.asking import Asking, equal, plain
 from minituner.grading.checks.lab02_asking import (
     KIT,
     REFUSED,
     VOCAB,
     Pairs,
     batch,
-    equal,
     listed,
     loss,
     pairs,
-    plain,
     slope,
     tokens,
 )

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import torch
 
-from minituner.grading.checks.asking import Asking, gap
+from minituner.grading.checks.asking import Asking, equal, gap, words
 from minituner.grading.checks.lab02_asking import (
     KIT,
     VOCAB,
     Pairs,
     batch,
     close,
-    equal,
     listed,
     loop,
     loss,
     tokens,
-    words,
     wrong,
 )
 from minituner.grading.expr import Expr

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking, gap
+from minituner.grading.checks.asking import Asking, equal, gap, plain, words
 from minituner.grading.checks.lab02_asking import (
     KIT,
     REFUSED,
@@ -19,15 +19,12 @@ from minituner.grading.checks.lab02_asking import (
     Loop,
     batch,
     close,
-    equal,
     gradient,
     loop,
     loss,
     off,
-    plain,
     rate,
     recipe,
-    words,
     wrong,
 )
 from minituner.grading.expr import Expr

@@ -11,16 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking, gap
+from minituner.grading.checks.asking import Asking, equal, gap, plain
 from minituner.grading.checks.lab02_asking import (
     KIT,
     VOCAB,
     Loop,
     Pairs,
-    equal,
     listed,
     loop,
-    plain,
     recipe,
     wrong,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking, gap
+from minituner.grading.checks.asking import Asking, gap, plain, words
 from minituner.grading.checks.lab02_asking import (
     KIT,
     REFUSED,
@@ -20,8 +20,6 @@ from minituner.grading.checks.lab02_asking import (
     differ,
     listed,
     loop,
-    plain,
-    words,
     wrong,
 )
 from minituner.grading.expr import Expr, tried

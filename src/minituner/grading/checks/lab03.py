@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from minituner.grading.checks import (
     lab03_budgets,
     lab03_factors,
     lab03_spectrum,
     lab03_subspaces,
 )
-from minituner.grading.checks.asking import Asking
+from minituner.grading.checks.asking import gathered
 from minituner.grading.checks.lab03_notes import measure
 
 __all__ = ["CHECKS", "measure"]
 PARTS = (lab03_spectrum, lab03_factors, lab03_subspaces, lab03_budgets)
 
-CHECKS: dict[str, Callable[[Asking], None]] = {
-    f"test_{name}": check
-    for part in PARTS
-    for name, check in vars(part).items()
-    if name.startswith("rank_")
-}
+CHECKS = gathered(PARTS, "rank_")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import Asking, Wrong, gap, shown
+from minituner.grading.checks.asking import Asking, Wrong, gap, plain, shown
 from minituner.grading.expr import Expr
 
 KINDS = ("ValueError", "TypeError")
@@ -121,19 +121,6 @@ def _says(said: str, word: str) -> bool:
 
 
 # --- replies --------------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, and a tensor of one number as that number."""
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def equal(ask: Asking, what: str, got: Any, want: Any) -> None:
-    """Equal numbers, in lists or alone; 5.0 is 5, as it is for the contract."""
-    got = plain(got)
-    ask.hold(got == plain(want), f"{what} = {shown(got)}", shown(want))
 
 
 def close(ask: Asking, what: str, got: Any, want: Sequence[float], rel: float) -> None:

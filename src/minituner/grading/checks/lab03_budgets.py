@@ -9,28 +9,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minituner.grading.checks.asking import Asking
-from minituner.grading.checks.lab03_asking import close, equal, plain, refused
+from minituner.grading.checks.asking import Asking, equal, plain, words
+from minituner.grading.checks.lab03_asking import close, refused
 from minituner.grading.expr import Expr
 from minituner.grading.peer import Odd
 
 RANK, PLAN, SCALE = "equal_budget_rank", "rank_plan", "scaling_factor"
 FIELDS = ("rank", "linears", "parameters")
-CONSONANTS = "bcdfghjkmnpstvwxz"
 Shape = tuple[str, int, int]  # a linear's name, in, out
 
 
 def _shapes(ask: Asking, shapes: Sequence[Shape]) -> Expr:
     """LinearShapes there."""
     return ask.w.keep([ask.star("LinearShape")(*shape) for shape in shapes])
-
-
-def _words(ask: Asking, count: int) -> list[str]:
-    """Names without a meaning, none a part of another."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found["".join(ask.rng.choices(CONSONANTS, k=5))] = None
-    return list(found)
 
 
 # --- D1: the rank that a budget buys --------------------------------------------------------------
@@ -115,7 +106,7 @@ def rank_budget_plan_for_the_minigpt(ask: Asking) -> None:
 
 
 def rank_budget_plan_matches_at_a_dot(ask: Asking) -> None:
-    q, a = _words(ask, 2)
+    q, a = words(ask, 2)
     names = [q, f"{a}.{q}", f"{a}.x{q}", f"x{q}", f"{q}.{a}", f"{q}ection", f"x{a}.{q}"]
     ask.rng.shuffle(names)
     shapes = [(name, 3, 4) for name in names]
@@ -125,7 +116,7 @@ def rank_budget_plan_matches_at_a_dot(ask: Asking) -> None:
 
 
 def rank_budget_plan_pays_a_linear_once(ask: Asking) -> None:
-    q, a, b = _words(ask, 3)
+    q, a, b = words(ask, 3)
     width = 2 * ask.rng.randint(3, 9)  # in + out of each
     shapes = [(f"{a}.{q}", 1, width - 1), (f"{b}.{q}", width - 2, 2)]
     r = ask.rng.randint(2, 5)
@@ -136,7 +127,7 @@ def rank_budget_plan_pays_a_linear_once(ask: Asking) -> None:
 
 
 def rank_budget_plan_refuses_a_target_that_matches_nothing(ask: Asking) -> None:
-    q, w, a = _words(ask, 3)
+    q, w, a = words(ask, 3)
     shapes, less = _shapes(ask, [(f"{a}.{q}", 4, 6)]), ask.rng.randint(1, 9)
     things = [
         (f"target {w}", ask.star(PLAN)(shapes, {"alone": (w,)}, 40), (w,)),
@@ -160,7 +151,7 @@ def rank_budget_scale_by_both_rules(ask: Asking) -> None:
 
 
 def rank_budget_scale_refuses_a_bad_rank_or_rule(ask: Asking) -> None:
-    below, rule, scale = -ask.rng.randint(1, 9), f"alpha/{_words(ask, 1)[0]}", ask.star(SCALE)
+    below, rule, scale = -ask.rng.randint(1, 9), f"alpha/{words(ask, 1)[0]}", ask.star(SCALE)
     things = [
         ("r=0", scale(16, 0), ("r", "0")),
         (f"r={below}", scale(16, below, "alpha/sqrt(r)"), ("r", f"{below}")),

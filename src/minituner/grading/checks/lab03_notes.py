@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minituner.grading.checks.lab03_asking import plain, product
+from minituner.grading.checks.asking import plain
+from minituner.grading.checks.lab03_asking import product
 from minituner.grading.expr import name
 from minituner.grading.peer import Peer
 from minituner.grading.registry import ROOT

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minituner.grading.checks.asking import DTYPES, Asking
+from minituner.grading.checks.asking import DTYPES, Asking, equal
 from minituner.grading.checks.lab03_asking import (
     close,
     doubles,
     drawn,
-    equal,
     no_matrix,
     no_spectrum,
     refused,

@@ -14,13 +14,15 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from minituner.adapters import Adapter, Base, adapters_of, place, sizes
@@ -39,7 +41,7 @@ from minituner.bridge import (
     unwrap_merged,
     wrap_gpt2_with_lora,
 )
-from minituner.gpt2 import GPT2, Conv1D, GPT2Config, hollow_gpt2, is_conv1d
+from minituner.gpt2 import GPT2, Block, Conv1D, GPT2Config, hollow_gpt2, is_conv1d
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 from minituner.settings import CONFIG, PREFIX, WEIGHTS, Files, Settings, to_files
 from minituner.shelf import Held, Names, Shelf, shelf_for
@@ -67,6 +69,14 @@ def draw_conv1d(rows: int = 5, columns: int = 7) -> Conv1D:
     with torch.no_grad():
         layer.weight.copy_(draw(rows, columns))
         layer.bias.copy_(draw(columns))
+    return layer
+
+
+def foreign_conv1d(rows: int = 5, columns: int = 7) -> Conv1D:
+    """One of another package: a class of that name, with those attributes, and not ours."""
+    layer: Conv1D = type("Conv1D", (nn.Module,), {"forward": Conv1D.forward})()
+    layer.nf = columns
+    layer.weight, layer.bias = nn.Parameter(draw(rows, columns)), nn.Parameter(draw(columns))
     return layer
 
 
@@ -122,6 +132,12 @@ def branched(model: nn.Module, *ends: str, r: int = 2, alpha: float = 3.0) -> di
     return found
 
 
+@cache
+def outline(config: MiniGPTConfig) -> MiniGPT:
+    """A MiniGPT for its names and sizes alone; nothing changes it, so one will do."""
+    return MiniGPT(config)
+
+
 def draw_pairs(model: nn.Module, r: int = 2, ends: tuple[str, ...] = TARGETS) -> Pairs:
     """Random A and B for each module of a MiniGPT whose name has one of the ends."""
     return {
@@ -141,9 +157,13 @@ def tensors_of(pairs: Pairs) -> dict[str, Tensor]:
 
 
 def draw_files(
-    model: nn.Module, r: int = 2, alpha: float = 3.0, targets: tuple[str, ...] = TARGETS
+    r: int = 2,
+    alpha: float = 3.0,
+    targets: tuple[str, ...] = TARGETS,
+    config: MiniGPTConfig = MINI,
 ) -> tuple[dict[str, bytes], Pairs]:
-    pairs = draw_pairs(model, r, targets)
+    """The files of a random adapter for a MiniGPT of this config, and what is in them."""
+    pairs = draw_pairs(outline(config), r, targets)
     return to_files(Settings(r, alpha, targets), tensors_of(pairs)), pairs
 
 
@@ -204,19 +224,16 @@ def logits(model: nn.Module, tokens: Tensor) -> Tensor:
     return out
 
 
-def folded(model: nn.Module, scaling: float, pairs: Pairs) -> dict[str, Tensor]:
-    """The state of a MiniGPT with the updates in its weights: the closed form of an adapter."""
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    for name, (a, b) in pairs.items():
-        state[f"{name}.weight"] += scaling * (b @ a)
-    return state
-
-
-def logits_with(model: MiniGPT, tokens: Tensor, scaling: float, pairs: Pairs) -> Tensor:
-    """What a MiniGPT gives with an adapter: in a fresh model, from its folded weights."""
-    fresh = draw_minigpt()
-    fresh.load_state_dict(folded(model, scaling, pairs))
-    return logits(fresh, tokens)
+def logits_with(plain: MiniGPT, tokens: Tensor, scaling: float, pairs: Pairs) -> Tensor:
+    """What a MiniGPT that is on no shelf gives with the updates in its weights: the closed form."""
+    weights: dict[str, Tensor] = dict(plain.named_parameters())
+    weights |= {
+        f"{name}.weight": weights[f"{name}.weight"] + scaling * (b @ a)
+        for name, (a, b) in pairs.items()
+    }
+    with torch.no_grad():
+        out: Tensor = functional_call(plain, weights, (tokens,))
+    return out
 
 
 # --- Block A, task A1: a Conv1D as the base -------------------------------------------------------
@@ -287,15 +304,14 @@ def test_bridge_conv1d_layer_follows_the_bases_mode() -> None:
 
 @pytest.mark.task("A1")
 def test_bridge_conv1d_layer_knows_its_base_by_what_it_is() -> None:
-    """A class of that name that is not ours, as transformers has one, is a base like ours."""
-    foreign = type("Conv1D", (nn.Module,), {"forward": Conv1D.forward})()
-    foreign.nf = 4
-    foreign.weight, foreign.bias = nn.Parameter(draw(6, 4)), nn.Parameter(draw(4))
-    said = refusal(partial(LoRAConv1D, foreign, r=2))
-    assert said is None, explain(
-        measured=f"LoRAConv1D(a Conv1D of another package) -> {said!r}",
-        expected="a layer",
-        cause="isinstance knows this package's Conv1D alone: ask is_conv1d",
+    """A Conv1D of another package, as transformers has one, and a class made of ours are bases."""
+    theirs, derived = foreign_conv1d(), type("Projection", (Conv1D,), {})(7, 5)
+    said = [refusal(partial(LoRAConv1D, base, r=2)) for base in (theirs, derived)]
+    assert said == [None, None], explain(
+        measured=f"refusals of another package's Conv1D, of a class made of ours = {said}",
+        expected=[None, None],
+        cause="isinstance knows this package's Conv1D alone, a name no class made of it: "
+        "ask is_conv1d",
         read="P3",
     )
 
@@ -381,19 +397,20 @@ def test_bridge_conv1d_forward_has_the_closed_gradients() -> None:
 @pytest.mark.task("A2")
 def test_bridge_conv1d_forward_drops_the_branchs_input_alone() -> None:
     """In train mode dropout is on the branch's input; in eval mode there is none."""
-    base = draw_conv1d(1, 3)
-    layer = LoRAConv1D(base, r=1, alpha=1.0, dropout=0.5)
+    base, x = draw_conv1d(1, 2), torch.ones(200, 1).double()
+    layer = LoRAConv1D(base, r=2, alpha=2.0, dropout=0.5)
     with torch.no_grad():
         layer.lora_A.fill_(1.0)
-        layer.lora_B.fill_(1.0)
-        branch = layer.train()(torch.ones(200, 1).double()) - base(torch.ones(200, 1).double())
-        still = layer.eval()(torch.ones(200, 1).double()) - base(torch.ones(200, 1).double())
-    values = {round(value, 9) for value in branch.flatten().tolist()}
-    kept = {round(value, 9) for value in still.flatten().tolist()}
-    assert (values, kept) == ({0.0, 2.0}, {1.0}), explain(
-        measured=f"the branch of 1 gives, in train mode {values}, in eval mode {kept}",
-        expected="{0.0, 2.0}, {1.0}",
-        cause="dropout is missing, or reaches the base's part, or stays on in eval mode",
+        layer.lora_B.fill_(0.5)
+        branch, still = layer.train()(x) - base(x), layer.eval()(x) - base(x)
+    rows = sorted({tuple(round(value, 9) for value in row) for row in branch.tolist()})
+    kept = sorted({tuple(round(value, 9) for value in row) for row in still.tolist()})
+    want = ([(0.0, 0.0), (2.0, 2.0)], [(1.0, 1.0)])
+    assert (rows, kept) == want, explain(
+        measured=f"(rows the branch gives for a 1 in train mode, in eval mode) = {(rows, kept)}",
+        expected=want,
+        cause="dropout is missing, or stands elsewhere than on the branch's input, or stays on in "
+        "eval mode",
         read="P2",
     )
 
@@ -446,13 +463,13 @@ def test_bridge_conv1d_folds_once() -> None:
 def test_bridge_conv1d_folds_with_one_rounding() -> None:
     """In bfloat16 the sum is taken in float32 and rounded once; 1 % of the entries may differ."""
     base = draw_conv1d(40, 50).to(torch.bfloat16)
-    layer = LoRAConv1D(base, r=1, alpha=2.0)
+    layer = LoRAConv1D(base, r=3, alpha=4.5)
     with torch.no_grad():
-        layer.lora_A.copy_(torch.randn(1, 40))
-        layer.lora_B.copy_(torch.randn(50, 1))
+        layer.lora_A.copy_(torch.randn(3, 40))
+        layer.lora_B.copy_(torch.randn(50, 3))
     exact = (
         base.weight.detach().double()
-        + 2.0 * (layer.lora_B.detach().double() @ layer.lora_A.detach().double()).T
+        + 1.5 * (layer.lora_B.detach().double() @ layer.lora_A.detach().double()).T
     )
     layer.merge_()
     off = (layer.base.weight.detach() != exact.to(torch.bfloat16)).double().mean().item()
@@ -462,6 +479,23 @@ def test_bridge_conv1d_folds_with_one_rounding() -> None:
         expected="<= 0.01, torch.bfloat16",
         cause="the update is rounded to bfloat16 before it is added: bits are lost twice",
         read="P4",
+    )
+
+
+@pytest.mark.task("A3")
+def test_bridge_conv1d_folds_into_a_frozen_leaf() -> None:
+    """After merge_ the base's weight is a frozen Parameter still, and the bias what it was."""
+    layer = draw_layer()
+    bias = layer.base.bias.detach().clone()
+    layer.merge_()
+    weight = layer.base.weight
+    got = (isinstance(weight, nn.Parameter), weight.requires_grad, weight.is_leaf)
+    far = gap(layer.base.bias, bias)
+    assert (got, far) == ((True, False, True), 0.0), explain(
+        measured=f"weight is a (Parameter, requires_grad, leaf) = {got}, bias moved by {far:.1e}",
+        expected="(True, False, True), 0.0",
+        cause="the sum is not written into the weight: a new Parameter trains, a graph is kept",
+        read="P2",
     )
 
 
@@ -489,10 +523,11 @@ def test_bridge_conv1d_wrap_counts_gpt2_small() -> None:
 @pytest.mark.task("A4")
 def test_bridge_conv1d_wrap_refuses_what_matches_nothing() -> None:
     """No match, a target without one, no target: ValueError, and nothing is changed."""
-    for targets in (["q_proj"], ["c_attn", "q_proj"], ["attn_c"], ["proj"], ["lm_head"], []):
+    others: tuple[list[str], ...] = (["attn_c"], ["proj"], ["lm_head"], ["c_attn", "ln_1"], [])
+    for targets in (["q_proj"], ["c_attn", "q_proj"], *others):
         model = draw_gpt2()
         modules = [id(module) for module in model.modules()]
-        said = refusal(partial(wrap_gpt2_with_lora, model, targets))
+        said = refusal(partial(wrap_gpt2_with_lora, model, targets), (ValueError,))
         same = [id(module) for module in model.modules()] == modules
         assert said is not None and same and trainable(model) == total(model), explain(
             measured=f"{targets}: {said!r}, modules as before: {same}, trainable: "
@@ -519,8 +554,8 @@ def test_bridge_conv1d_wrap_names_the_target_that_misses() -> None:
 @pytest.mark.task("A4")
 def test_bridge_conv1d_wrap_returns_the_names() -> None:
     """It returns the dotted names that were wrapped, in the model's order."""
-    got = wrap_gpt2_with_lora(draw_gpt2(), ["c_fc", "attn.c_proj"])
-    want = [f"transformer.h.{i}.{end}" for i in (0, 1) for end in ("attn.c_proj", "mlp.c_fc")]
+    got = wrap_gpt2_with_lora(hollow_gpt2(), ["c_fc", "attn.c_proj"], r=1)
+    want = [f"transformer.h.{i}.{end}" for i in range(12) for end in ("attn.c_proj", "mlp.c_fc")]
     assert got == want, explain(
         measured=f"names = {got}",
         expected=want,
@@ -549,16 +584,13 @@ def test_bridge_conv1d_wrap_keeps_the_function_and_the_mode() -> None:
 def test_bridge_conv1d_wrap_trains_nothing_else() -> None:
     """Embeddings, norms, biases and the tied head are frozen, and stay tied."""
     model = draw_gpt2()
-    wrap_gpt2_with_lora(model, ["c_attn"], r=2, alpha=6.0)
+    wrap_gpt2_with_lora(model, ["c_attn"], r=2)
     named = [name for name, param in model.named_parameters() if param.requires_grad]
-    ends = {name.rpartition(".")[2] for name in named}
     tied = model.lm_head.weight is model.transformer.wte.weight
-    scales = {(a.r, a.alpha, a.scaling) for a in adapters_of(model).values()}
-    got = (ends, len(named), tied, scales)
-    want = ({"lora_A", "lora_B"}, 4, True, {(2, 6.0, 3.0)})
-    assert got == want, explain(
-        measured=f"(what trains, how many, head tied, (r, alpha, scaling)) = {got}",
-        expected=want,
+    got = (sorted({name.rpartition(".")[2] for name in named}), len(named), tied)
+    assert got == (["lora_A", "lora_B"], 4, True), explain(
+        measured=f"(what trains, how many, head tied) = {got}",
+        expected=(["lora_A", "lora_B"], 4, True),
         cause="only the targets are frozen: embeddings and norms go on training",
         read="P5",
     )
@@ -566,19 +598,77 @@ def test_bridge_conv1d_wrap_trains_nothing_else() -> None:
 
 @pytest.mark.task("A4")
 def test_bridge_conv1d_wrap_nests_nothing() -> None:
-    """The same target again is refused; another target leaves the first adapters training."""
+    """The same target again is refused; another target wraps what that one names, and no more."""
     model = draw_gpt2()
     wrap_gpt2_with_lora(model, ["c_attn"], r=2)
     said = refusal(partial(wrap_gpt2_with_lora, model, ["c_attn"]))
-    wrap_gpt2_with_lora(model, ["c_fc"], r=2)
+    names = wrap_gpt2_with_lora(model, ["c_fc"], r=2)
     inner = [name for name in adapters_of(model) if ".base" in name]
-    trains = sum(param.requires_grad for param in model.parameters())
-    got = (said is not None, inner, len(adapters_of(model)), trains)
-    assert got == (True, [], 4, 8), explain(
-        measured=f"(refused, nested, adapters, factors that train) = {got}",
-        expected=(True, [], 4, 8),
-        cause="a base inside an adapter is wrapped, or a second wrap freezes the first adapters",
+    got = (said is not None, inner, len(adapters_of(model)), len(names))
+    assert got == (True, [], 4, 2), explain(
+        measured=f"(refused, nested, adapters, names of the second wrap) = {got}",
+        expected=(True, [], 4, 2),
+        cause="a base inside an adapter is wrapped, or an older adapter counts as a new one",
         read="P5",
+    )
+
+
+@pytest.mark.task("A4")
+def test_bridge_conv1d_wrap_leaves_older_adapters_as_they_are() -> None:
+    """A second wrap leaves the first adapters training, and frozen the one that was frozen."""
+    model = draw_gpt2()
+    first, second = wrap_gpt2_with_lora(model, ["c_attn"], r=2)
+    model.get_submodule(first).requires_grad_(False)
+    new = wrap_gpt2_with_lora(model, ["c_fc"], r=2)
+    got = [name for name, param in model.named_parameters() if param.requires_grad]
+    want = [f"{name}.lora_{part}" for name in sorted([second, *new]) for part in "AB"]
+    assert sorted(got) == want, explain(
+        measured=f"what trains = {sorted(got)}",
+        expected=want,
+        cause="the second wrap freezes what the first one made, or wakes what was put to rest",
+        read="P5",
+    )
+
+
+@pytest.mark.task("A4")
+def test_bridge_conv1d_wrap_gives_each_what_it_was_given() -> None:
+    """Each new adapter has the r, the alpha and the dropout that were asked for."""
+    model = draw_gpt2()
+    names = wrap_gpt2_with_lora(model, ["c_attn", "c_fc"], r=3, alpha=6.0, dropout=0.75)
+    wrong = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, LoRAConv1D)
+        with torch.no_grad():
+            layer.lora_A.fill_(1.0)
+            layer.lora_B.fill_(1.0)
+            x = torch.eye(8, dtype=torch.float64).repeat(100, 1)  # a row has one 1: kept, or not
+            dropped = (layer(x) - layer.base(x)).abs().amax(-1).lt(1e-6).double().mean().item()
+        found = (layer.r, layer.alpha, layer.scaling, 0.6 < dropped < 0.9)
+        if found != (3, 6.0, 2.0, True):
+            wrong[name] = (*found[:3], round(dropped, 2))
+    assert not wrong, explain(
+        measured=f"(r, alpha, scaling, share of inputs dropped) = {wrong}",
+        expected="(3, 6.0, 2.0, 0.75) everywhere",
+        cause="an argument is not passed on, and the default stands in for it",
+        read=BLUEPRINT,
+    )
+
+
+@pytest.mark.task("A4")
+def test_bridge_conv1d_wrap_takes_another_packages_conv1d() -> None:
+    """In a model of transformers every Conv1D is of another class, and is wrapped all the same."""
+    model = draw_gpt2()
+    for block in model.transformer.h:
+        assert isinstance(block, Block)
+        block.attn.c_attn = foreign_conv1d(8, 24)
+    names = wrap_gpt2_with_lora(model, ["c_attn"], r=2)
+    got = (len(names), trainable(model))
+    assert got == (2, 2 * (2 * 8 + 24 * 2)), explain(
+        measured=f"(names, trainable) = {got}",
+        expected=(2, 128),
+        cause="isinstance knows this package's Conv1D alone: ask is_conv1d",
+        read="P3",
     )
 
 
@@ -602,9 +692,10 @@ def test_bridge_conv1d_wrap_takes_a_shared_module_once() -> None:
 # --- Block B: the weight as a function ------------------------------------------------------------
 
 
-def draw_bases() -> tuple[Base, Base]:
-    """A linear and a Conv1D, both from 5 to 7 features."""
-    return nn.Linear(5, 7).double(), draw_conv1d()
+def draw_bases() -> dict[str, Base]:
+    """A linear and two Conv1Ds, all from 5 to 7 features."""
+    linear = nn.Linear(5, 7).double()
+    return {"Linear": linear, "Conv1D": draw_conv1d(), "transformers' Conv1D": foreign_conv1d()}
 
 
 def registered(layer: Base, r: int = 3, alpha: float = 4.5) -> LoRAParametrization:
@@ -618,31 +709,47 @@ def registered(layer: Base, r: int = 3, alpha: float = 4.5) -> LoRAParametrizati
 
 @pytest.mark.task("B1")
 def test_bridge_parametrize_factors_fit_the_layer() -> None:
-    """For a linear and a Conv1D alike A is (r, in) and B (out, r), zero, in the weight's dtype."""
-    for layer in draw_bases():
-        added = LoRAParametrization(layer.float(), r=3, alpha=4.5)
-        shapes = {name: tuple(param.shape) for name, param in added.named_parameters()}
-        zero = not added.lora_B.detach().any() and bool(added.lora_A.detach().any())
-        got = (shapes, zero, added.scaling, added.lora_A.dtype)
-        want = ({"lora_A": (3, 5), "lora_B": (7, 3)}, True, 1.5, torch.float32)
-        assert got == want, explain(
-            measured=f"(factors, B = 0 and A != 0, scaling, dtype), {type(layer).__name__} = {got}",
-            expected=want,
-            cause="the factors do not follow the layer: its sizes, its dtype, its layout",
-            read="P6",
+    """For a linear and a Conv1D alike A is (r, in) and B (out, r), in the weight's dtype."""
+    for dtype in (torch.float64, torch.bfloat16):
+        for kind, layer in draw_bases().items():
+            added = LoRAParametrization(layer.to(dtype), r=3, alpha=4.5)
+            shapes = {name: tuple(param.shape) for name, param in added.named_parameters()}
+            dtypes = [param.dtype for param in added.parameters()]
+            got = (shapes, added.scaling, dtypes)
+            want = ({"lora_A": (3, 5), "lora_B": (7, 3)}, 1.5, [dtype, dtype])
+            assert got == want, explain(
+                measured=f"(factors, scaling, dtypes) for a {kind} = {got}",
+                expected=want,
+                cause="the factors do not follow the layer: its sizes, its dtype, its layout",
+                read="P6",
+            )
+
+
+@pytest.mark.task("B1")
+def test_bridge_parametrize_factors_begin_as_lab_00s() -> None:
+    """B is zero, A is not: its values are within 1/sqrt(in), as nn.Linear inits a weight."""
+    for kind, layer in draw_bases().items():
+        added = LoRAParametrization(layer, r=8)
+        largest = (added.lora_A.detach().abs().max().item(), bool(added.lora_B.detach().any()))
+        got = (0.0 < largest[0] <= 1.01 / math.sqrt(5), largest[1])
+        assert got == (True, False), explain(
+            measured=f"max|A| = {largest[0]:.3f}, B not zero: {largest[1]}, for a {kind}",
+            expected=f"above 0, at most {1 / math.sqrt(5):.3f}; False",
+            cause="B is not zero, or A is, or A has another spread than a new nn.Linear",
+            read=BLUEPRINT,
         )
 
 
 @pytest.mark.task("B1")
 def test_bridge_parametrize_factors_train_alone() -> None:
     """Weight and bias are frozen; registered, the layer trains A and B alone."""
-    for layer in draw_bases():
+    for kind, layer in draw_bases().items():
         added = LoRAParametrization(layer, r=3)
         parametrize.register_parametrization(layer, "weight", added)
         got = sorted(name for name, param in layer.named_parameters() if param.requires_grad)
         want = [f"parametrizations.weight.0.lora_{part}" for part in "AB"]
         assert got == want, explain(
-            measured=f"what trains in a {type(layer).__name__} = {got}",
+            measured=f"what trains in a {kind} = {got}",
             expected=want,
             cause="parametrize keeps the weight as `original`, and nobody has frozen it",
             read="P6",
@@ -664,8 +771,9 @@ def test_bridge_parametrize_factors_refuse_a_rank_below_one() -> None:
 
 @pytest.mark.task("B2")
 def test_bridge_parametrize_weight_is_the_wrappers_function() -> None:
-    """Output and gradients are those of base plus branch, to 1e-12 in float64."""
-    for layer in (*draw_bases(), draw_conv1d(6, 6)):  # a square one hides a transpose
+    """Output and gradients are those of base plus branch, to 1e-12 in float64, in both modes."""
+    layers = draw_bases() | {"square Conv1D": draw_conv1d(6, 6)}  # it hides a transpose
+    for kind, layer in layers.items():
         weight = layer.weight.detach().T if is_conv1d(layer) else layer.weight.detach()
         assert layer.bias is not None
         bias, added = layer.bias.detach(), registered(layer)
@@ -674,15 +782,15 @@ def test_bridge_parametrize_weight_is_the_wrappers_function() -> None:
         a = added.lora_A.detach().clone().requires_grad_()
         b = added.lora_B.detach().clone().requires_grad_()
         want = x @ weight.T + bias + 1.5 * (x @ a.T @ b.T)
-        got = layer(x)
+        got, still = layer(x), layer.eval()(x).detach()
         torch.autograd.backward([(got * g).sum(), (want * g).sum()])
         grads = (added.lora_A.grad, added.lora_B.grad)
-        far = [gap(got, want)] + [
+        far = [max(gap(got, want), gap(still, want))] + [
             math.inf if mine is None or true is None else gap(mine, true)
             for mine, true in zip(grads, (a.grad, b.grad), strict=True)
         ]
         assert far[0] <= 1e-12 and max(far) <= 1e-11, explain(
-            measured=f"max error of (output, dA, dB), {type(layer).__name__} = {far}",
+            measured=f"max error of (output, dA, dB) for a {kind} = {far}",
             expected="<= 1e-12, 1e-11, 1e-11",
             cause="the scale or the transpose is wrong, or a factor is cut off from the weight",
             read="P6",
@@ -692,12 +800,12 @@ def test_bridge_parametrize_weight_is_the_wrappers_function() -> None:
 @pytest.mark.task("B2")
 def test_bridge_parametrize_weight_is_the_old_one_at_first() -> None:
     """Before training the layer's weight is the one it had, bit by bit."""
-    for layer in draw_bases():
+    for kind, layer in draw_bases().items():
         before = layer.weight.detach().clone()
         parametrize.register_parametrization(layer, "weight", LoRAParametrization(layer))
         far = gap(layer.weight, before)
         assert far == 0.0, explain(
-            measured=f"max change of the weight of a {type(layer).__name__} = {far:.1e}",
+            measured=f"max change of the weight of a {kind} = {far:.1e}",
             expected=0.0,
             cause="the parametrization gives the update alone, or a copy that was rounded",
             read="P6",
@@ -707,14 +815,14 @@ def test_bridge_parametrize_weight_is_the_old_one_at_first() -> None:
 @pytest.mark.task("B2")
 def test_bridge_parametrize_weight_folds_into_a_plain_layer() -> None:
     """Taken off with leave_parametrized, the layer is plain again, and gives what it gave."""
-    for layer in draw_bases():
+    for name, layer in draw_bases().items():
         kind, x = type(layer), draw(4, 5)
         registered(layer)
         before = layer(x).detach()
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
         got = (type(layer) is kind, sorted(layer.state_dict()), gap(layer(x), before) <= 1e-12)
         assert got == (True, ["bias", "weight"], True), explain(
-            measured=f"(class as before, state, same output) = {got}",
+            measured=f"(class as before, state, same output) of a {name} = {got}",
             expected=(True, ["bias", "weight"], True),
             cause="the adapted weight has another shape or dtype, or forward keeps something",
             read="P6",
@@ -769,7 +877,7 @@ def test_bridge_unwrap_keeps_the_function() -> None:
 @pytest.mark.task("C1")
 def test_bridge_unwrap_returns_the_names() -> None:
     """It returns the dotted names of what it unwrapped, in the model's order."""
-    model = draw_minigpt()
+    model = MiniGPT(replace(MINI, n_layer=11))  # block 10 comes after block 2
     want = list(branched(model, *TARGETS))
     got = unwrap_merged(model)
     assert got == want, explain(
@@ -811,19 +919,25 @@ def test_bridge_unwrap_refuses_when_there_is_nothing() -> None:
 @pytest.mark.task("C1")
 def test_bridge_unwrap_refuses_a_tied_weight() -> None:
     """A base that shares its weight, as a tied head does, is refused before anything is merged."""
-    model = draw_gpt2()
-    found = branched(model, "c_attn")
-    model.lm_head = found["head"] = Branch(model.lm_head)  # type: ignore[assignment]  # it stands in
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    said = refusal(partial(unwrap_merged, model))
-    same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    got = (said is not None, same, len(adapters_of(model)))
-    assert got == (True, True, 3), explain(
-        measured=f"(refused, every value as before, adapters) = {got}",
-        expected=(True, True, 3),
-        cause="merging into a tied head changes the token embedding, which is the same tensor",
-        read="P8",
-    )
+    gpt2, mini = draw_gpt2(), draw_minigpt()
+    head = branched(gpt2, "c_attn")
+    gpt2.lm_head = head["head"] = Branch(gpt2.lm_head)  # type: ignore[assignment]  # it stands in
+    one, two = (branch.base for branch in branched(mini, "q_proj").values())
+    two.weight = one.weight
+    cases = {"the head and the embedding": gpt2, "two linears": mini}
+    for case, model in cases.items():
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        adapters = len(adapters_of(model))
+        said = refusal(partial(unwrap_merged, model))
+        after = model.state_dict()
+        same = all(name in after and torch.equal(after[name], before[name]) for name in before)
+        got = (said is not None, same, len(adapters_of(model)))
+        assert got == (True, True, adapters), explain(
+            measured=f"(refused, every value as before, adapters) where {case} are tied = {got}",
+            expected=(True, True, adapters),
+            cause="one tensor is the weight of two modules: merging into one changes the other",
+            read="P8",
+        )
 
 
 @pytest.mark.task("C1")
@@ -873,7 +987,7 @@ def test_bridge_folder_files_have_pefts_keys() -> None:
 def test_bridge_folder_files_say_all() -> None:
     """CONFIG has r, lora_alpha and the rest of plain LoRA."""
     model = draw_minigpt()
-    r, alpha = random.randint(1, 5), random.choice((1.5, 12.0, 32.0))  # not 8, the default
+    r, alpha = random.randint(2, 5), random.choice((1.5, 12.0, 32.0))  # not 8, the default
     branched(model, *TARGETS, r=r, alpha=alpha)
     config = json.loads(adapter_files(model, "a/base")[CONFIG])
     asked = ("peft_type", "r", "lora_alpha", "bias", "fan_in_fan_out", "base_model_name_or_path")
@@ -907,24 +1021,30 @@ def test_bridge_folder_files_target_what_is_adapted() -> None:
 @pytest.mark.task("D1")
 def test_bridge_folder_files_say_which_way_round() -> None:
     """fan_in_fan_out is true for Conv1Ds, and their factors have the same shapes as a linear's."""
-    model = draw_gpt2()
-    branched(model, "c_fc", r=3)
-    files = adapter_files(model)
     key = f"{PREFIX}transformer.h.0.mlp.c_fc.lora_A.weight"
-    shape = tuple(safetensors.torch.load(bytes(files[WEIGHTS]))[key].shape)
-    got = (json.loads(files[CONFIG]).get("fan_in_fan_out"), shape)
-    assert got == (True, (3, 8)), explain(
-        measured=f"(fan_in_fan_out, shape of an A) = {got}",
-        expected=(True, (3, 8)),
-        cause="the reader must know that the base's weight is stored in x out",
-        read="P1",
-    )
+    for whose, made in (("own", draw_conv1d), ("another package's", foreign_conv1d)):
+        model = draw_gpt2()
+        for i in (0, 1):
+            place(model, f"transformer.h.{i}.mlp.c_fc", made(8, 32))
+        branched(model, "c_fc", r=3)
+        files = adapter_files(model)
+        shape = tuple(safetensors.torch.load(bytes(files[WEIGHTS]))[key].shape)
+        got = (json.loads(files[CONFIG]).get("fan_in_fan_out"), shape)
+        assert got == (True, (3, 8)), explain(
+            measured=f"(fan_in_fan_out, shape of an A) for {whose} Conv1D = {got}",
+            expected=(True, (3, 8)),
+            cause="the reader must know that the base's weight is stored in x out",
+            read="P1",
+        )
 
 
 @pytest.mark.task("D1")
 def test_bridge_folder_files_refuse_what_one_config_cannot_say() -> None:
-    """No adapters, two ranks, two alphas, a scaling that is not alpha / r: ValueError."""
-    said = [refusal(partial(adapter_files, draw_minigpt()))]
+    """No adapters, two of r, alpha or kind, a scaling that is not alpha / r: ValueError."""
+    mixed = draw_gpt2()
+    branched(mixed, "c_attn")
+    mixed.lm_head = Branch(mixed.lm_head)  # type: ignore[assignment]  # it stands in
+    said = [refusal(partial(adapter_files, model)) for model in (draw_minigpt(), mixed)]
     for field, value in (("r", 3), ("alpha", 4.0), ("scaling", 0.5)):
         model = draw_minigpt()
         first, *others = branched(model, *TARGETS).values()
@@ -933,10 +1053,31 @@ def test_bridge_folder_files_refuse_what_one_config_cannot_say() -> None:
             branch.scaling = branch.scaling if field == "scaling" else branch.alpha / branch.r
         said.append(refusal(partial(adapter_files, model)))
     assert None not in said, explain(
-        measured=f"no adapters, two ranks, two alphas, another scaling: {said}",
-        expected="four messages",
-        cause="one CONFIG has one r and one lora_alpha: the others would be read with those",
+        measured=f"no adapters, Conv1D and linear, two ranks, two alphas, a scaling: {said}",
+        expected="five messages",
+        cause="one CONFIG has one r, one lora_alpha, one layout: the others would be read with it",
         read="P9",
+    )
+
+
+@pytest.mark.task("D1")
+def test_bridge_folder_files_have_a_shared_adapter_at_each_name() -> None:
+    """An adapter that stands under two names is in WEIGHTS under both."""
+    model = draw_minigpt()
+    linear = model.get_submodule("blocks.0.attn.q_proj")
+    assert isinstance(linear, nn.Linear)
+    shared = Branch(linear)
+    for i in (0, 1):
+        place(model, f"blocks.{i}.attn.q_proj", shared)
+    got = safetensors.torch.load(bytes(adapter_files(model)[WEIGHTS]))
+    pair = (shared.lora_A.data, shared.lora_B.data)
+    want = tensors_of({f"blocks.{i}.attn.q_proj": pair for i in (0, 1)})
+    same = got.keys() == want.keys() and all(torch.equal(got[key], want[key]) for key in want)
+    assert same, explain(
+        measured=f"keys = {sorted(got)}, values equal: {same}",
+        expected=f"{sorted(want)}, True",
+        cause="safetensors takes no tensor twice: each key needs a copy of its own",
+        read=BLUEPRINT,
     )
 
 
@@ -966,10 +1107,10 @@ def test_bridge_folder_files_on_disk_are_two(tmp_path: Path) -> None:
 
 @pytest.mark.task("D2")
 def test_bridge_folder_read_takes_what_peft_writes() -> None:
-    """Short targets in any order, PEFT's other settings, whatever order the tensors have."""
-    model = draw_minigpt()
+    """Short targets in any order, PEFT's other settings, names that begin with "model."."""
     r, alpha = random.randint(1, 4), random.choice((6, 2.5))
-    files, pairs = draw_files(model, r, alpha)
+    pairs = {f"model.{name}": pair for name, pair in draw_pairs(outline(MINI), r).items()}
+    files = to_files(Settings(r, alpha, TARGETS), tensors_of(pairs))
     other = {"use_qalora": False, "loftq_config": {}, "megatron_core": "megatron.core"}
     told = changed(files, target_modules=["mlp.fc1", "q_proj"], peft_version="0.21.2", **other)
     settings, got = read_adapter(told)
@@ -989,7 +1130,7 @@ def test_bridge_folder_read_takes_what_peft_writes() -> None:
 @pytest.mark.task("D2")
 def test_bridge_folder_read_refuses_what_is_no_plain_adapter() -> None:
     """Missing or foreign settings, and bytes that are no safetensors, are refused."""
-    files, _ = draw_files(draw_minigpt())
+    files, _ = draw_files()
     cases: dict[str, dict[str, bytes]] = {
         f"{key} = {value!r}": changed(files, **{key: value})
         for key, value in (
@@ -1024,7 +1165,7 @@ def test_bridge_folder_read_refuses_what_is_no_plain_adapter() -> None:
 @pytest.mark.task("D2")
 def test_bridge_folder_read_refuses_names_that_do_not_add_up() -> None:
     """An A without its B, a tensor too many, another prefix, no tensor: ValueError."""
-    files, pairs = draw_files(draw_minigpt())
+    files, pairs = draw_files()
     tensors = tensors_of(pairs)
     first = next(iter(tensors))
     cases: dict[str, dict[str, Tensor]] = {
@@ -1049,7 +1190,7 @@ def test_bridge_folder_read_refuses_names_that_do_not_add_up() -> None:
 @pytest.mark.task("D2")
 def test_bridge_folder_read_refuses_shapes_that_do_not_fit_r() -> None:
     """A is (r, in) and B (out, r) with CONFIG's r, both matrices; else ValueError."""
-    files, pairs = draw_files(draw_minigpt())
+    files, pairs = draw_files()
     name, (a, b) = next(iter(pairs.items()))
     cases: dict[str, tuple[Tensor, Tensor]] = {
         "r of both": (draw(3, 8), draw(8, 3)),
@@ -1076,15 +1217,15 @@ def test_bridge_folder_read_refuses_shapes_that_do_not_fit_r() -> None:
 @pytest.mark.task("D2")
 def test_bridge_folder_read_refuses_what_is_not_finite() -> None:
     """NaN or infinity anywhere in an A or a B is a ValueError."""
-    files, pairs = draw_files(draw_minigpt())
+    files, pairs = draw_files()
     taken = []
     for key, value in tensors_of(pairs).items():
-        broken = value.clone()
-        spot = (random.randrange(value.shape[0]), random.randrange(value.shape[1]))
-        broken[spot] = random.choice((math.nan, math.inf, -math.inf))
-        told = with_tensors(files, tensors_of(pairs) | {key: broken})
-        if refusal(partial(read_adapter, told)) is None:
-            taken.append(key)
+        for bad in (math.nan, math.inf, -math.inf):
+            broken = value.clone()
+            broken[random.randrange(value.shape[0]), random.randrange(value.shape[1])] = bad
+            told = with_tensors(files, tensors_of(pairs) | {key: broken})
+            if refusal(partial(read_adapter, told)) is None:
+                taken.append(f"{bad} in {key}")
     assert not taken, explain(
         measured=f"read with a value that is not finite: {taken}",
         expected=[],
@@ -1096,7 +1237,7 @@ def test_bridge_folder_read_refuses_what_is_not_finite() -> None:
 @pytest.mark.task("D2")
 def test_bridge_folder_read_refuses_targets_that_tell_another_story() -> None:
     """A target without a tensor and a tensor without a target are both a ValueError."""
-    files, _ = draw_files(draw_minigpt())
+    files, _ = draw_files()
     lists: tuple[list[str], ...] = (
         ["q_proj"],
         [*TARGETS, "v_proj"],
@@ -1123,15 +1264,15 @@ def test_bridge_folder_read_refuses_targets_that_tell_another_story() -> None:
 @pytest.mark.task("D3")
 def test_bridge_folder_fill_keeps_the_parameters_that_are_there() -> None:
     """The values are copied into the same Parameters, which go on training; nothing else moves."""
-    model = draw_minigpt()
+    model = draw_minigpt().float()
     found = branched(model, *TARGETS)
     own = {name: (b.lora_A, b.lora_B) for name, b in found.items()}
     bases = {name: b.base.weight.detach().clone() for name, b in found.items()}
-    files, pairs = draw_files(draw_minigpt())
+    files, pairs = draw_files()
     fill(model, files)
     facts = {
-        "values": all(
-            torch.equal(mine, true)
+        "values, in the model's dtype": all(
+            torch.equal(mine, true.float())
             for name in pairs
             for mine, true in zip(own[name], pairs[name], strict=True)
         ),
@@ -1145,28 +1286,31 @@ def test_bridge_folder_fill_keeps_the_parameters_that_are_there() -> None:
     assert not wrong, explain(
         measured=f"what is not so: {wrong}",
         expected=[],
-        cause="new Parameters are made, which no optimiser holds, or values do not arrive",
+        cause="values do not arrive, or in the file's dtype, or in new Parameters, which no "
+        "optimiser holds",
         read="P11",
     )
 
 
 @pytest.mark.task("D3")
 def test_bridge_folder_fill_refuses_another_models_adapter() -> None:
-    """Other modules, another r, another alpha, other sizes: ValueError, and no value has moved."""
-    wide = MiniGPT(MiniGPTConfig(11, 6, 2, 2, 8, 16)).double()
-    deep = MiniGPT(MiniGPTConfig(11, 6, 3, 2, 8, 12)).double()
+    """Other modules, r, alpha, scaling or sizes: ValueError, and no value has moved."""
+    wide = replace(MINI, d_ff=16)
+    deep = replace(MINI, n_layer=3)
     cases = {
-        "fewer targets": draw_files(draw_minigpt(), targets=("q_proj",))[0],
-        "more targets": draw_files(draw_minigpt(), targets=(*TARGETS, "v_proj"))[0],
-        "another r": draw_files(draw_minigpt(), r=3, alpha=4.5)[0],
-        "another alpha": draw_files(draw_minigpt(), alpha=6.0)[0],
-        "another width": draw_files(wide)[0],
-        "another depth": draw_files(deep)[0],
+        "fewer targets": draw_files(targets=("q_proj",))[0],
+        "more targets": draw_files(targets=(*TARGETS, "v_proj"))[0],
+        "another r": draw_files(r=3, alpha=4.5)[0],
+        "another alpha": draw_files(alpha=6.0)[0],
+        "another width": draw_files(config=wide)[0],
+        "another depth": draw_files(config=deep)[0],
     }
+    cases["another scaling"] = draw_files()[0]  # of the model, as rsLoRA has one
     wrong = {}
     for case, files in cases.items():
         model = draw_minigpt()
-        branched(model, *TARGETS)
+        for branch in branched(model, *TARGETS).values():
+            branch.scaling = 0.5 if case == "another scaling" else branch.scaling
         before = {name: value.clone() for name, value in model.state_dict().items()}
         said = refusal(partial(fill, model, files), FILES)
         same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -1186,7 +1330,7 @@ def test_bridge_folder_fill_refuses_what_is_not_finite_here() -> None:
     model = MiniGPT(MINI).half()
     branched(model, *TARGETS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    files, pairs = draw_files(draw_minigpt())
+    files, pairs = draw_files()
     pairs["blocks.1.mlp.fc1"][1][3, 1] = 1e6
     said = refusal(partial(fill, model, with_tensors(files, tensors_of(pairs))))
     same = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -1228,18 +1372,21 @@ def test_bridge_folder_fill_from_disk(tmp_path: Path) -> None:
 @pytest.mark.task("E1")
 def test_bridge_several_rows_share_one() -> None:
     """With one adapter chosen the logits are those of a model with its update in the weights."""
-    model, tokens = draw_minigpt(), draw_tokens()
-    poet, cook = draw_pairs(model), draw_pairs(model, 3, ("q_proj", "fc2"))
+    model = draw_minigpt()
+    plain, poet, cook = draw_copy(model), draw_pairs(model), draw_pairs(model, 3, ("q_proj", "fc2"))
     shelf = shelved(model, poet=(1.5, poet), cook=(0.5, cook))
     for name, scale, pairs in (("poet", 1.5, poet), ("cook", 0.5, cook)):
         shelf.chosen = name
-        far = gap(logits(model, tokens), logits_with(model, tokens, scale, pairs))
-        assert far <= 1e-11, explain(
-            measured=f"max error of the logits with {name} = {far:.1e}",
-            expected="<= 1e-11",
-            cause="another adapter's update is added, or the scale or a module is missing",
-            read="P12",
-        )
+        for rows in (3, 2):
+            tokens = draw_tokens(rows)
+            far = gap(logits(model, tokens), logits_with(plain, tokens, scale, pairs))
+            assert (far <= 1e-11, shelf.chosen) == (True, name), explain(
+                measured=f"max error of the logits of {rows} rows with {name} = {far:.1e}, "
+                f"then chosen = {shelf.chosen!r}",
+                expected=f"<= 1e-11, {name!r}",
+                cause="another adapter's update is added, or the scale or a module is missing",
+                read="P12",
+            )
 
 
 @pytest.mark.task("E1")
@@ -1299,13 +1446,19 @@ def test_bridge_several_rows_refuse_another_number() -> None:
     """Fewer or more names than rows is a ValueError, in a module that no adapter has, too."""
     model = draw_minigpt()
     shelf = shelved(model, poet=(1.5, draw_pairs(model, 2, ("fc2",))))
-    said = []
-    for chosen in (["poet"], ["poet"] * 4, []):
-        shelf.chosen = list(chosen)
-        said.append(refusal(partial(logits, model, draw_tokens(3)), (ValueError,)))
-    assert None not in said, explain(
-        measured=f"1, 4 and 0 names for 3 rows: {said}",
-        expected="three messages",
+    said = {}
+    for name in ("blocks.0.mlp.fc2", "blocks.0.mlp.fc1"):
+        columns, wide = sizes(shelf.bases[name])
+        x = draw(3, columns)
+        choices: tuple[Names, ...] = (["poet"], ["poet", None, None, None], [])
+        for chosen in choices:
+            shelf.chosen = chosen
+            call = partial(adapted, shelf, name, x, draw(3, wide))
+            said[f"{chosen} at {name}"] = refusal(call, (ValueError,))
+    taken = [case for case, message in said.items() if message is None]
+    assert not taken, explain(
+        measured=f"what passed for 3 rows = {taken}",
+        expected=[],
         cause="names are matched to rows as far as they go: the rest runs without its adapter",
         read="P12",
     )
@@ -1340,9 +1493,9 @@ def test_bridge_several_attach_holds_what_the_files_say() -> None:
     """Each adapter keeps its own r, scale and modules, in its base's dtype."""
     model = draw_minigpt().float()
     shelf = shelf_for(model, adapted)
-    files, poet = draw_files(model)
+    files, poet = draw_files()
     attach(shelf, "poet", files)
-    other, cook = draw_files(model, 3, 6.0, ("q_proj", "fc2"))
+    other, cook = draw_files(3, 6.0, ("q_proj", "fc2"))
     attach(shelf, "cook", other)
     wrong = []
     for name, scale, pairs in (("poet", 1.5, poet), ("cook", 2.0, cook)):
@@ -1368,7 +1521,7 @@ def test_bridge_several_attach_changes_nothing_yet() -> None:
     model, tokens = draw_minigpt(), draw_tokens()
     before, state = logits(model, tokens), list(model.state_dict())
     shelf = shelf_for(model, adapted)
-    attach(shelf, "poet", draw_files(model)[0])
+    attach(shelf, "poet", draw_files()[0])
     got = (gap(logits(model, tokens), before), list(model.state_dict()) == state, shelf.chosen)
     assert got == (0.0, True, None), explain(
         measured=f"(max change of the logits, keys as before, chosen) = {got}",
@@ -1379,19 +1532,38 @@ def test_bridge_several_attach_changes_nothing_yet() -> None:
 
 
 @pytest.mark.task("E2")
+def test_bridge_several_attach_measures_a_conv1d_the_right_way_round() -> None:
+    """GPT-2's Conv1Ds take an adapter of their sizes, and not one of the sizes turned round."""
+    model = draw_gpt2()
+    shelf = shelf_for(model, adapted)
+    said = []
+    for rows, columns in ((8, 32), (32, 8)):
+        pairs = {f"transformer.h.{i}.mlp.c_fc": (draw(2, rows), draw(columns, 2)) for i in (0, 1)}
+        files = to_files(Settings(2, 3.0, ("c_fc",), fan_in_fan_out=True), tensors_of(pairs))
+        said.append(refusal(partial(attach, shelf, f"{rows} to {columns}", files)))
+    got = ([message is not None for message in said], sorted(shelf.held))
+    assert got == ([False, True], ["8 to 32"]), explain(
+        measured=f"(refused: 8 to 32, 32 to 8; held) = {got}",
+        expected=([False, True], ["8 to 32"]),
+        cause="the weight of a Conv1D is (in, out): adapters.sizes knows both kinds",
+        read="P1",
+    )
+
+
+@pytest.mark.task("E2")
 def test_bridge_several_attach_refuses_as_a_whole() -> None:
     """A name that is taken, a module that is not there, other sizes: ValueError, nothing held."""
     model = draw_minigpt()
     shelf = shelf_for(model, adapted)
-    attach(shelf, "poet", draw_files(model)[0])
+    attach(shelf, "poet", draw_files()[0])
     held = dict(shelf.held)
-    wide = MiniGPT(MiniGPTConfig(11, 6, 2, 2, 8, 16)).double()
-    deep = MiniGPT(MiniGPTConfig(11, 6, 3, 2, 8, 12)).double()
+    wide = replace(MINI, d_ff=16)
+    deep = replace(MINI, n_layer=3)
     cases = {
-        "poet": draw_files(model)[0],
-        "wide": draw_files(wide)[0],
-        "deep": draw_files(deep)[0],
-        "strange": changed(draw_files(model)[0], use_rslora=True),
+        "poet": draw_files()[0],
+        "wide": draw_files(config=wide)[0],
+        "deep": draw_files(config=deep)[0],
+        "strange": changed(draw_files()[0], use_rslora=True),
     }
     said = {case: refusal(partial(attach, shelf, case, files)) for case, files in cases.items()}
     assert None not in said.values() and shelf.held == held, explain(
@@ -1437,7 +1609,7 @@ def test_bridge_several_switch_refuses_who_is_not_there() -> None:
     """A name that is not on the shelf is a ValueError that names it; the choice stays."""
     shelf = empty_shelf("poet")
     shelf.chosen = "poet"
-    cases: tuple[Names, ...] = ("cook", ["poet", "cook"], [None, "cook"])
+    cases: tuple[Names, ...] = ("cook", ["cook", "poet"], [None, "cook"])
     said = [refusal(partial(switch, shelf, names), FILES) for names in cases]
     named = ["cook" in (message or "") for message in said]
     assert named == [True] * 3 and shelf.chosen == "poet", explain(
