@@ -57,8 +57,8 @@ diagnosis: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/diagnosing.py
 # Every figure of the experiments anew from the numbers that are committed beside it.
 figures: $(VENV)/.dev
-	set -e; for run in experiments/28-lora-counts experiments/28-irregular-verbs experiments/28-rank; do \
-	  $(BIN)/python $$run/run.py --impl reference --figures; done
+	set -e; for drawing in experiments/*/drawing.py; do \
+	  $(BIN)/python $$(dirname $$drawing)/run.py --impl reference --figures; done
 stamp: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/parity.py --stamp
 

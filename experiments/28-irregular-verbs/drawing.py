@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any  # Any: what JSON holds
 
-from minituner.plots import INK, line
+from minituner.plots import INK, Pictures, line
 
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.figure import Figure
 
-SIZES = {"forgetting": (8.5, 4.2), "frontier": (7.0, 5.0)}  # inches
 TITLES = {"naive": "irregular verbs alone", "careful": "the recipe"}
 
 RUNS = {
@@ -60,3 +59,6 @@ def frontier(drawn: Figure, data: Any) -> None:
     axes.set(xlabel="irregular verbs learned, %", ylabel="watched regular verbs kept, %")
     axes.set(xlim=(-3, 103), ylim=(-3, 103))
     axes.legend(loc="lower left", fontsize=9)
+
+
+FIGURES: Pictures = {"forgetting": (forgetting, (8.5, 4.2)), "frontier": (frontier, (7.0, 5.0))}

@@ -3,6 +3,7 @@
     python experiments/28-irregular-verbs/run.py             the story: one seed, under two minutes
     python experiments/28-irregular-verbs/run.py --write     only the notes' values, into notes.md
     python experiments/28-irregular-verbs/run.py --full      the tables over seeds and ranks
+    python experiments/28-irregular-verbs/run.py --figures   draw the figures anew from their JSON
 
 Source: lab/02-adapt-without-forgetting.md. Leaves out: the verdict; the grader measures again and
 compares. The pictures of --full need the extra `plots`.
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import drawing
 import tables
 import torch
 from rich.console import Console
@@ -44,6 +46,7 @@ from minituner.curve import spark
 from minituner.grading.registry import lab
 from minituner.measuring import load, parser, report
 from minituner.minigpt import MiniGPT
+from minituner.plots import redraw_all
 from minituner.recipe import Recipe
 from minituner.verbbase import conjugate, load_base
 from minituner.words import say
@@ -155,7 +158,10 @@ def main() -> int:
     options.add_argument(
         "--full", action="store_true", help="tables and figures; 45 minutes at most"
     )
+    options.add_argument("--figures", action="store_true", help="draw figures/ from their JSON")
     chosen = options.parse_args()
+    if chosen.figures:
+        return redraw_all(HERE / "figures", drawing.FIGURES)
     console = Console()
     if not (chosen.json or chosen.write):
         try:
@@ -170,6 +176,9 @@ def main() -> int:
                 soft_wrap=True,
             )
             return 1
+        except ModuleNotFoundError as missing:  # matplotlib: its message says how to get it
+            console.print(str(missing), soft_wrap=True, markup=False)
+            return 2
     return report("02", chosen, measure)
 
 

@@ -24,7 +24,7 @@ from minituner import verbs
 from minituner.bar import bar
 from minituner.borrowed import lora
 from minituner.corpora import digest
-from minituner.plots import figure
+from minituner.plots import figure, needed
 from minituner.recipe import Recipe
 from minituner.verbbase import SHA256, load_base
 from minituner.words import say
@@ -164,12 +164,18 @@ def measured(
 
 
 def full(console: Console, adapt: ModuleType, here: Path, smoke: bool) -> None:
-    """Every run, then forgetting.* and frontier.* in figures/; with `smoke` in results/."""
+    """Every run, then forgetting.* and frontier.* in figures/; with `smoke` in results/.
+
+    Raises:
+        ModuleNotFoundError: no matplotlib; nothing was run.
+    """
+    needed()
     with bar(console) as show, TemporaryDirectory() as held:
         # What a smoke test ran is not kept for the next one.
         kept_in = Path(held) if smoke else here / "results" / "full"
         tabled, paths = measured(adapt, kept_in, show, smoke)
     folder = here / ("results" if smoke else "figures")
-    figure(folder / "forgetting", drawing.forgetting, tabled, size=drawing.SIZES["forgetting"])
-    figure(folder / "frontier", drawing.frontier, paths, size=drawing.SIZES["frontier"])
+    for name, data in (("forgetting", tabled), ("frontier", paths)):
+        draw, size = drawing.FIGURES[name]
+        figure(folder / name, draw, data, size=size)
     console.print(say("written into {path}", path=folder), soft_wrap=True)

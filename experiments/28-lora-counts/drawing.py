@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any  # Any: what JSON holds
 
-from minituner.plots import COLOURS, GRID, INK, line
+from minituner.plots import COLOURS, GRID, INK, Pictures, line
 
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.axes import Axes
@@ -135,3 +135,10 @@ def allocations(drawn: Figure, data: Any) -> None:
     axes.set_ylabel("MB: left predicted, right allocated")
     axes.margins(y=0.08)
     legend(drawn, peak)
+
+
+FIGURES: Pictures = {
+    "shares": (shares, (9.0, 4.2)),
+    "stacks": (stacks, (9.0, 7.2)),
+    "allocations": (allocations, (9.0, 4.6)),
+}

@@ -53,10 +53,8 @@ def measure(counts: ModuleType) -> dict[str, float | str]:
 
 def measure_and_draw(counts: ModuleType) -> dict[str, float | str]:
     """The same values, after figures/*.json, *.svg and *.png; two minutes at most on two cores."""
-    sizes = {"shares": (9.0, 4.2), "stacks": (9.0, 7.2), "allocations": (9.0, 4.6)}
-    for name, size in sizes.items():
-        table, draw = getattr(tables, name), getattr(drawing, name)
-        figure(FIGURES / name, draw, table(counts), size=size)
+    for name, (draw, size) in drawing.FIGURES.items():
+        figure(FIGURES / name, draw, getattr(tables, name)(counts), size=size)
         print(say("written into {path}", path=FIGURES / name))
     return measure(counts)
 

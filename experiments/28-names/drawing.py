@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any  # Any: what JSON holds
 
-from minituner.plots import COLOURS
+from minituner.plots import COLOURS, Pictures
 
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.figure import Figure
-
-SIZES = {"names": (7.5, 4.2)}  # inches
 
 
 def names(drawn: Figure, data: Any) -> None:
@@ -42,3 +40,6 @@ def names(drawn: Figure, data: Any) -> None:
     axes.margins(y=0.15)
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper right")
+
+
+FIGURES: Pictures = {"names": (names, (7.5, 4.2))}

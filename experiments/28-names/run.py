@@ -4,6 +4,7 @@
     python experiments/28-names/run.py --download           makemore's 32 033 names
     python experiments/28-names/run.py --names FILE         any file, one name a line
     python experiments/28-names/run.py --full --download    three seeds, figures/names.*
+    python experiments/28-names/run.py --figures            draw them anew from their JSON
 
 Uses your adapt.py and lora.py (--impl reference for the project's). Source: lab/02's page. Leaves
 out: notes and a verdict; nothing here is graded.
@@ -29,7 +30,7 @@ from minituner.curve import spark
 from minituner.grading.registry import lab
 from minituner.measuring import load
 from minituner.minigpt import MiniGPT
-from minituner.plots import figure
+from minituner.plots import figure, needed, redraw_all
 from minituner.words import say
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +46,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
     parser.add_argument("--smoke", action="store_true", help="a few steps: does it run at all?")
     parser.add_argument("--full", action="store_true", help="three seeds, into figures/")
+    parser.add_argument("--figures", action="store_true", help="draw figures/ from their JSON")
     return parser.parse_args()
 
 
@@ -100,7 +102,12 @@ def ended(got: Outcome) -> str:
 
 
 def full(console: Console, adapt: ModuleType, chosen: argparse.Namespace, seeds: range) -> None:
-    """The same for several seeds: figures/names.json, .svg and .png."""
+    """The same for several seeds: figures/names.json, .svg and .png.
+
+    Raises:
+        ModuleNotFoundError: no matplotlib; nothing was run.
+    """
+    needed()
     everybody = listed(console, chosen)
     got: dict[str, list[Outcome]] = {}
     made: dict[str, str] = {}
@@ -115,9 +122,8 @@ def full(console: Console, adapt: ModuleType, chosen: argparse.Namespace, seeds:
                 model, after = adapted(adapt, world, way, seed, show, chosen.smoke, chosen.device)
             got.setdefault(way.name, []).append(after)
             made.setdefault(way.name, samples(model, seed))
-    figure(
-        FIGURES / "names", drawing.names, tabled(everybody, got, made), size=drawing.SIZES["names"]
-    )
+    draw, size = drawing.FIGURES["names"]
+    figure(FIGURES / "names", draw, tabled(everybody, got, made), size=size)
     console.print(say("written into {path}", path=FIGURES / "names"), soft_wrap=True)
 
 
@@ -149,6 +155,8 @@ def tabled(everybody: list[str], got: dict[str, list[Outcome]], made: dict[str, 
 
 def main() -> int:
     chosen, console = options(), Console()
+    if chosen.figures:
+        return redraw_all(FIGURES, drawing.FIGURES)
     try:
         adapt = load(lab("02"), chosen.impl)
         if chosen.full:
@@ -160,6 +168,9 @@ def main() -> int:
             say("nothing to measure yet: {todo}", todo=lab("02").todo(str(raised))), soft_wrap=True
         )
         return 1
+    except ModuleNotFoundError as missing:  # matplotlib: its message says how to get it
+        console.print(str(missing), soft_wrap=True, markup=False)
+        return 2
     return 0
 
 

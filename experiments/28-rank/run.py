@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from minituner.measuring import parser, report
 from minituner.minigpt import MiniGPT, MiniGPTConfig
+from minituner.plots import redraw_all
 from minituner.words import say
 
 HERE = Path(__file__).resolve().parent
@@ -88,10 +89,11 @@ def main() -> int:
 
 def ablate(chosen: argparse.Namespace) -> int:
     """The ablations and their figures; what they need is imported here, the notes do without."""
+    import drawing
     import study
 
     if chosen.figures:
-        return study.draw(chosen.out / "figures")
+        return redraw_all(chosen.out / "figures", drawing.FIGURES)
     impl = chosen.impl or "reference"
     if impl not in ("student", "reference") and not Path(impl).exists():
         said = say(
@@ -104,6 +106,9 @@ def ablate(chosen: argparse.Namespace) -> int:
     except NotImplementedError as todo:
         print(say("nothing to measure yet: {todo}", todo=todo))
         return 1
+    except ModuleNotFoundError as missing:  # matplotlib: its message says how to get it
+        print(missing)
+        return 2
 
 
 if __name__ == "__main__":

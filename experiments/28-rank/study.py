@@ -25,8 +25,7 @@ from minituner import verbbase
 from minituner.bar import bar
 from minituner.grading.registry import lab
 from minituner.measuring import load
-from minituner.plots import redraw
-from minituner.words import say
+from minituner.plots import needed, redraw_all
 
 SMALL = Grid(
     ranks=(1, 2),
@@ -58,7 +57,12 @@ def bench_of(impl: str, results: Path, device: str = "cpu") -> Bench:
 
 
 def study(here: Path, impl: str, smoke: bool, seed: int = 0, device: str = "cpu") -> int:
-    """Run what is not there yet, write the tables, draw the figures."""
+    """Run what is not there yet, write the tables, draw the figures.
+
+    Raises:
+        ModuleNotFoundError: no matplotlib; nothing was run.
+    """
+    needed()
     torch.set_num_threads(1)  # the matrices are small: a second thread only waits
     grid = SMALL if smoke else Grid()
     grid = replace(grid, seeds=tuple(seed + s for s in grid.seeds))
@@ -80,7 +84,7 @@ def study(here: Path, impl: str, smoke: bool, seed: int = 0, device: str = "cpu"
         tables["ranks"] |= ablations.timing(running) | {"base": verbbase.SHA256}
     for name, table in tables.items():
         write(out / f"{name}.json", table)
-    return draw(out)
+    return redraw_all(out, drawing.FIGURES)
 
 
 def write(path: Path, table: ablations.Table) -> None:
@@ -89,15 +93,3 @@ def write(path: Path, table: ablations.Table) -> None:
     short = json.loads(json.dumps(table), parse_float=lambda digits: float(f"{float(digits):.6g}"))
     text = json.dumps(short, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
-
-
-def draw(folder: Path) -> int:
-    """Every figure from the JSON in a folder; 1 where matplotlib is not installed."""
-    for name, (picture, size) in drawing.FIGURES.items():
-        try:
-            redraw(folder / name, picture, size=size)
-        except ModuleNotFoundError as error:
-            print(error)
-            return 1
-    print(say("written into {path}", path=folder))
-    return 0

@@ -118,7 +118,8 @@ def watch(
 @app.command(epilog="Example: minituner hint A5")
 def hint(
     task_id: Annotated[
-        str, typer.Argument(help="A task, for example A5; else the one that the last run left open.")
+        str,
+        typer.Argument(help="A task, for example A5; else the one that is open."),
     ] = "",
     stage: Annotated[
         int | None,

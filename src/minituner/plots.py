@@ -10,9 +10,11 @@ dash of its own. Leaves out: what is drawn. Needs the extra `plots` (matplotlib)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from minituner.words import say
 
 if TYPE_CHECKING:  # imported where it is drawn: the JSON needs no extra
     from matplotlib.axes import Axes
@@ -46,6 +48,7 @@ STYLE: Any = {  # Any: matplotlib types each of its four hundred parameter names
     "svg.fonttype": "path",  # the same letters on every machine
 }
 Draw = Callable[["Figure", Any], None]  # Any: whatever the JSON holds
+Pictures = Mapping[str, tuple[Draw, tuple[float, float]]]
 
 
 def figure(
@@ -76,18 +79,47 @@ def redraw(
     Raises:
         ModuleNotFoundError: no matplotlib.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        message = "matplotlib is not installed; try: pip install -c constraints.txt '.[plots]'"
-        raise ModuleNotFoundError(message) from error
+    needed()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     data = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=size, layout="constrained")  # not pyplot: no window, no global state
         draw(drawn, data)
         drawn.savefig(path.with_suffix(".svg"), metadata={"Date": None})
         drawn.savefig(path.with_suffix(".png"), dpi=dpi, metadata={"Software": None})
+
+
+def redraw_all(folder: Path, pictures: Pictures) -> int:
+    """Draw each of an experiment's figures anew from its JSON; 2, said in a line, where it cannot.
+
+    Args:
+        folder: where the JSON files are, by the names of `pictures`.
+        pictures: name -> how it is drawn, and its size in inches.
+    """
+    try:
+        for name, (draw, size) in pictures.items():
+            redraw(folder / name, draw, size=size)
+    except ModuleNotFoundError as missing:
+        print(missing)
+        return 2
+    print(say("written into {path}", path=folder))
+    return 0
+
+
+def needed() -> None:
+    """Nothing where figures can be drawn; to be asked before an hour of measuring, not after.
+
+    Raises:
+        ModuleNotFoundError: no matplotlib; its message is what to type.
+    """
+    try:
+        import matplotlib  # noqa: F401  # only whether it is there
+    except ModuleNotFoundError as missing:
+        command = "pip install -c constraints.txt --editable '.[plots]'"
+        said = say("matplotlib is not installed; try: {command}", command=command)
+        raise ModuleNotFoundError(said) from missing
 
 
 def line(axes: Axes, nth: int, x: Any, y: Any, label: str, spread: Any = None) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 FIELD = "{}"
+DEPTH = 2  # of phrases within phrases; a submission may have a hand in what is shown
 Parts = tuple[str, ...]  # of a phrase: what stands around its fields
 
 
@@ -52,7 +53,7 @@ def _whole(value: object) -> object:
     return phrases().get(value, value) if isinstance(value, str) else value
 
 
-def _phrase(text: str) -> str:
+def _phrase(text: str, depth: int = DEPTH) -> str:
     """The text in Spanish; as it is, where no phrase fits."""
     if text in phrases():
         return phrases()[text]
@@ -60,7 +61,7 @@ def _phrase(text: str) -> str:
         values = between(text, en)
         if values is not None:
             rest = zip(values, es[1:], strict=True)
-            return es[0] + "".join(_field(value) + own for value, own in rest)
+            return es[0] + "".join(_field(value, depth) + own for value, own in rest)
     return text
 
 
@@ -80,16 +81,18 @@ def between(text: str, parts: Parts) -> list[str] | None:
     return [*values, text[at:end]]
 
 
-def _field(value: str) -> str:
+def _field(value: str, depth: int) -> str:
     """A field, which may be a phrase again, or a list of quoted ones.
 
     What stands in quotes by itself is what the learner's code said, or a name.
     """
+    if not depth or value.startswith(("'", '"')):
+        return value
     if value.startswith(("[", "(", "{")):
-        return QUOTED.sub(_quoted, value)
-    return value if value.startswith(("'", '"')) else _phrase(value)
+        return QUOTED.sub(partial(_quoted, depth - 1), value)
+    return _phrase(value, depth - 1)
 
 
-def _quoted(found: re.Match[str]) -> str:
+def _quoted(depth: int, found: re.Match[str]) -> str:
     mark, inside = found[0][0], found[0][1:-1]
-    return f"{mark}{_phrase(inside)}{mark}"
+    return f"{mark}{_phrase(inside, depth)}{mark}"

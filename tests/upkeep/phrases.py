@@ -36,9 +36,7 @@ CALLS = {
 }
 SHOWN = {"measured", "expected"}  # of explain(…); cause and read are words.py's
 # What is quoted; calls and keywords; fc1; the sizes (out, in); for i, j in.
-NOTATION = re.compile(
-    r"'[^']*'|\w+(?=[=(])|\w*\d\w*|\b(?:in|out)(?=[,)])|\bfor \w+(?:, \w+)* in\b"
-)
+NOTATION = re.compile(r"'[^']*'|\w+(?=[=(])|\w*\d\w*|\b(?:in|out)(?=[,)])|\bfor \w+(?:, \w+)* in\b")
 WORD = re.compile(r"(?<![^\W\d_]|[√/])[a-z]{2,}(?![^\W\d_]|/)")
 # What code and papers call a thing in either language, and words that are the same in both.
 SAME = re.compile(

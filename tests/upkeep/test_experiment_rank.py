@@ -6,35 +6,23 @@ from figures/*.json and test_rank_findings.py holds to them, and the pictures; a
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any  # what the experiment's modules and JSON hold
 
 import pytest
 import torch
+from together import together
 from torch import nn
 
 from minituner.verbbase import SHA256, load_base
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "28-rank"
-
-
-def together(folder: Path, *names: str) -> Any:
-    """Modules that stand in a folder, by their bare names; afterwards none is importable so."""
-    sys.path.insert(0, str(folder))
-    try:
-        return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    finally:
-        sys.path.remove(str(folder))
-        for path in folder.glob("*.py"):
-            sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture(scope="module")

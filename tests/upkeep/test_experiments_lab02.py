@@ -5,7 +5,6 @@ The reference runs them, in a few steps each; the real figures are made by run.p
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any  # what JSON and the experiments' modules hold
 
 import pytest
 import torch
+from together import together
 
 from minituner import curve, devices, verbbase, verbs
 from minituner.minigpt import MiniGPT
@@ -123,24 +123,13 @@ def test_a_curve_is_drawn_from_its_highest_to_its_lowest_block() -> None:
 # --- the figures ----------------------------------------------------------------------------------
 
 
-def load(folder: Path, name: str) -> Any:
-    """A module that stands in a folder beside others, by its bare name; none of them stays."""
-    sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(folder))
-        for path in folder.glob("*.py"):
-            sys.modules.pop(path.stem, None)
-
-
 def committed(folder: Path, name: str) -> Any:
     return json.loads((folder / "figures" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_the_figures_are_of_this_base_and_this_recipe() -> None:
     """A new base, or another number in story.py, asks for run.py --full."""
-    tables, how = load(VERBS, "tables"), committed(VERBS, "forgetting")["recipe"]
+    tables, how = together(VERBS, "tables").tables, committed(VERBS, "forgetting")["recipe"]
     now = tables.table({}, {}, 0)["recipe"]
     assert how == now
 
@@ -170,26 +159,6 @@ def test_what_theory_05_says_in_words_holds() -> None:
     assert abs(lora["late"]["mean"] - full["late"]["mean"]) < lora["late"]["sd"]
     assert full["early"]["mean"] - lora["early"]["mean"] > 2 * lora["early"]["sd"]
     assert rehearsed["early"]["mean"] < lora["early"]["mean"] - 0.4
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [(VERBS, "forgetting"), (VERBS, "frontier"), (NAMES, "names")],
-    ids=["forgetting", "frontier", "names"],
-)
-def test_the_pictures_are_drawn_from_the_numbers_beside_them(
-    folder: Path, name: str, tmp_path: Path
-) -> None:
-    """Drawn again from the JSON, the SVG is the committed one, byte for byte."""
-    pytest.importorskip("matplotlib")
-    from minituner.plots import redraw
-
-    drawing = load(folder, "drawing")
-    source = folder / "figures" / name
-    (tmp_path / f"{name}.json").write_bytes(source.with_suffix(".json").read_bytes())
-    redraw(tmp_path / name, getattr(drawing, name), size=drawing.SIZES[name])
-    drawn = (tmp_path / f"{name}.svg").read_bytes()
-    assert drawn == source.with_suffix(".svg").read_bytes()
 
 
 # --- the scripts ----------------------------------------------------------------------------------

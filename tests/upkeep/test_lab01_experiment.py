@@ -5,15 +5,14 @@ The tracers meet cases small enough to count by hand. Leaves out: the pictures; 
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any  # what the experiment's modules and JSON hold
 
 import pytest
 import torch
+from together import together
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[2]
@@ -21,30 +20,19 @@ FOLDER = ROOT / "experiments" / "28-lora-counts"
 N = 1000  # numbers of float32 in the tensors that are followed
 
 
-def load(folder: Path, name: str) -> Any:
-    """A module that stands in a folder beside others, by its bare name; none of them stays."""
-    sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(folder))
-        for path in folder.glob("*.py"):
-            sys.modules.pop(path.stem, None)
-
-
 @pytest.fixture(scope="module")
 def allocations() -> Any:
-    return load(FOLDER, "allocations")
+    return together(FOLDER, "allocations").allocations
 
 
 @pytest.fixture(scope="module")
 def tables() -> Any:
-    return load(FOLDER, "tables")
+    return together(FOLDER, "tables").tables
 
 
 @pytest.fixture(scope="module")
 def counts() -> Any:
-    return load(ROOT / "solutions", "counts")
+    return together(ROOT / "solutions", "counts").counts
 
 
 def committed(name: str) -> Any:

@@ -13,6 +13,7 @@ from test_cli import minituner
 from minituner import cli_progress, memory
 from minituner.grading.registry import ROOT
 from minituner.grading.report import Report, TaskResult
+from minituner.pieces import pieces
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_every_task_is_in_its_block() -> None:
         for body in re.findall(rf"# BEGIN SOLUTION {block}\d\n(.*?)# END", text, re.DOTALL):
             lines = [line.strip() for line in body.splitlines() if line.strip()]
             assert all(line in shown for line in lines)
-    assert cli_progress.pieces("def broken(:") == {}
+    assert pieces("def broken(:") == {}
 
 
 NOTES = (ROOT / LAB.notes).read_text(encoding="utf-8")

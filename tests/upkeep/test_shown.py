@@ -134,6 +134,12 @@ def test_values_and_the_learners_words_go_over_as_they_are(value: object, told: 
     assert str(in_spanish(value)) == told
 
 
+def test_a_long_text_is_no_harm() -> None:
+    """However a submission nests what looks like phrases, the text is one line that is shown."""
+    for text in ("a = -> " * 5000, "x = [" + "'a -> b = c', " * 2000 + "]", "[" * 5000 + "'"):
+        assert len(str(in_spanish(text))) == len(text)
+
+
 def test_english_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """In English a failure is as it stands, and no catalog of phrases is read."""
 
