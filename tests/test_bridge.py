@@ -1540,11 +1540,11 @@ def test_bridge_several_attach_measures_a_conv1d_the_right_way_round() -> None:
     for rows, columns in ((8, 32), (32, 8)):
         pairs = {f"transformer.h.{i}.mlp.c_fc": (draw(2, rows), draw(columns, 2)) for i in (0, 1)}
         files = to_files(Settings(2, 3.0, ("c_fc",), fan_in_fan_out=True), tensors_of(pairs))
-        said.append(refusal(partial(attach, shelf, f"{rows} to {columns}", files)))
+        said.append(refusal(partial(attach, shelf, f"{rows}x{columns}", files)))
     got = ([message is not None for message in said], sorted(shelf.held))
-    assert got == ([False, True], ["8 to 32"]), explain(
+    assert got == ([False, True], ["8x32"]), explain(
         measured=f"(refused: 8 to 32, 32 to 8; held) = {got}",
-        expected=([False, True], ["8 to 32"]),
+        expected=([False, True], ["8x32"]),
         cause="the weight of a Conv1D is (in, out): adapters.sizes knows both kinds",
         read="P1",
     )

@@ -126,6 +126,8 @@ def test_no_planted_bug_shows_english_in_spanish() -> None:
         ((True, "no error"), "(True, 'no error')"),
         ("said by nobody", "said by nobody"),
         ("of another shape -> None", "de otra forma -> None"),
+        ("refusals = [None, 'no A']", "rechazos = [None, 'no A']"),
+        ("(taken, changed) = (['no A'], [])", "(aceptado, cambiado) = (['sin A'], [])"),
         ("", ""),
     ],
 )
