@@ -213,12 +213,13 @@ def doctor(lang: Lang = "") -> None:
     """Check Python, torch, the tools, and that the reference is green on this machine."""
     speak(lang)
     console, healthy = card.console(), True
-    for check in checks.examine():
-        healthy = healthy and check.ok
-        mark, style = card.MARKS["passed" if check.ok else "failed"]
-        console.print(Text.assemble((f"{mark} ", style), check.said))
-        if check.cure:
-            console.print(Text(f"  {check.cure}", "dim"))
+    with console.status(say("grading each lab's reference; this takes a minute")):
+        for check in checks.examine():
+            healthy = healthy and check.ok
+            mark, style = card.MARKS["passed" if check.ok else "failed"]
+            console.print(Text.assemble((f"{mark} ", style), check.said))
+            if check.cure:
+                console.print(Text(f"  {check.cure}", "dim"))
     raise typer.Exit(0 if healthy else 2)
 
 
