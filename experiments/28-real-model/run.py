@@ -43,8 +43,8 @@ def measure(bridge: ModuleType) -> dict[str, float | str]:
         "gpt2_c_attn": _trainable(adapted),
         "gpt2_attention": _trainable(_wrapped(bridge, ["c_attn", "attn.c_proj"])),
         "gpt2_careless": _trainable(_wrapped(bridge, ["c_attn", "c_proj"])),
-        "wrapped_saved_bytes": _saved(wrapped),
-        "parametrized_saved_bytes": _saved(other),
+        "wrapped_saved_bytes": saved(wrapped),
+        "parametrized_saved_bytes": saved(other),
         "adapter_bytes": len(bridge.adapter_files(adapted)[WEIGHTS]),
     }
 
@@ -59,8 +59,12 @@ def _trainable(model: nn.Module) -> int:
     return sum(param.numel() for param in model.parameters() if param.requires_grad)
 
 
-def _saved(layer: nn.Module) -> int:
-    """Bytes that autograd keeps for one forward pass, each storage once, parameters left out."""
+def saved(layer: nn.Module, width: int = 768) -> int:
+    """Bytes that autograd keeps for one forward pass, each storage once, parameters left out.
+
+    Args:
+        width: the layer's in_features.
+    """
     own = {param.untyped_storage().data_ptr() for param in layer.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -69,7 +73,7 @@ def _saved(layer: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = layer(torch.ones(TOKENS, 768, requires_grad=True))
+        out = layer(torch.ones(TOKENS, width, requires_grad=True))
     assert out.requires_grad
     return sum(storage.nbytes() for place, storage in kept.items() if place not in own)
 

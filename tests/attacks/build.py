@@ -2,7 +2,8 @@
 
 An attack's text may hold fields: {{MARK}} a path that nothing may make, {{TREE}} a folder that
 nothing may change, {{PORT}} {{VICTIM}} {{TITLE}} {{ROOT}}, and {{RIGHT}} {{EMPTY}} {{WIRES}} for
-correct.py, empty.py and _wires.py. Leaves out: running anything (outside.py, the exam's tests).
+correct.py, empty.py and _wires.py; in a lab after 00, for its reference and for its names alone.
+Leaves out: running anything (outside.py, the exam's tests).
 """
 
 from __future__ import annotations
@@ -17,10 +18,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from minituner.grading.registry import ROOT, Lab, lab
+
 HERE = Path(__file__).resolve().parent
 TEXTS = HERE / "submissions"
 STAR, NESTED, NOTES = "lora.py", "src/minituner/lora.py", "00-notes.md"
 SNIPPETS = {"RIGHT": "correct.py", "EMPTY": "empty.py", "WIRES": "_wires.py"}
+ANSWER = """import torch
+
+
+def answer(*args, **more):
+    return None
+"""
 MEASURED = """| value | expected | measured |
 |---|---|---|
 | `initial_output_diff` | 0.0 | {diff} |
@@ -40,7 +49,7 @@ class Attack:
     """One row of attacks.toml."""
 
     name: str
-    kind: str  # file: submissions/<name>.py; folder: made by the builder `build`
+    kind: str  # file: submissions/<text or name>.py; folder: made by the builder `build`
     gate: str  # passes, refused, unreadable, or "costs S2": what the source gates say today
     expected: int  # the score of a sound exam, exactly
     tasks_failed: tuple[str, ...]  # tasks that must not pass; ("all",) is every one
@@ -48,6 +57,8 @@ class Attack:
     outside: str  # what it does without a box; a word of outside.py
     about_en: str
     about_es: str
+    lab: str = "00"  # whose ★ file it stands for
+    text: str = ""  # of a file that serves several labs
     build: str = ""
     open: str = ""  # a hole that is known and not closed: why; the test then expects to fail
     harm: tuple[str, ...] = ()  # what must be untouched: mark, tree, process, port, victim, …
@@ -66,14 +77,24 @@ def _attack(row: dict[str, object]) -> Attack:
     return Attack(**(row | lists), about_en=about["en"], about_es=about["es"])  # type: ignore[arg-type]  # the file's shape is tested
 
 
-def render(name: str, fields: Mapping[str, str]) -> str:
+def render(name: str, fields: Mapping[str, str], which: Lab | None = None) -> str:
     """The text of submissions/<name>.py with its fields filled in; others stay as they are."""
     text = (TEXTS / f"{name}.py").read_bytes().decode("utf-8")
-    for field, snippet in SNIPPETS.items():
-        text = text.replace(f"{{{{{field}}}}}", _body(TEXTS / snippet))
+    for field, snippet in _snippets(which or lab("00")).items():
+        text = text.replace(f"{{{{{field}}}}}", snippet)
     for field, value in fields.items():
         text = text.replace(f"{{{{{field}}}}}", value)
     return text
+
+
+def _snippets(which: Lab) -> dict[str, str]:
+    """What stands for {{RIGHT}}, {{EMPTY}} and {{WIRES}} in a lab."""
+    found = {field: _body(TEXTS / snippet) for field, snippet in SNIPPETS.items()}
+    if which.id == "00":
+        return found
+    calls = [f"def {one}(*args, **more):\n    return answer(*args, **more)" for one in which.names]
+    own = {"RIGHT": _body(ROOT / which.reference), "EMPTY": "\n\n\n".join([ANSWER, *calls])}
+    return found | own
 
 
 def _body(path: Path) -> str:
@@ -86,7 +107,9 @@ def _body(path: Path) -> str:
 def make(attack: Attack, folder: Path, fields: Mapping[str, str]) -> Path:
     """Put the submission into `folder`, which exists and is empty; return the folder."""
     if attack.kind == "file":
-        (folder / STAR).write_bytes(render(attack.name, fields).encode("utf-8"))
+        which = lab(attack.lab)
+        text = render(attack.text or attack.name, fields, which)
+        (folder / which.star).write_bytes(text.encode("utf-8"))
     else:
         BUILDERS[attack.build](folder, render("correct", fields), fields)
     return folder

@@ -25,11 +25,10 @@ from scene import Box, run
 
 from minituner.grading import gates
 from minituner.grading.box import protocol
-from minituner.grading.registry import ROOT, lab
+from minituner.grading.registry import ROOT, Lab, lab
 
 LAYERS = ["rlimits", "no_new_privs", "landlock", "seccomp", "user", "mount", "pid", "ipc", "net"]
 LAYERS += ["uid"]
-SUBMISSION = "minituner.lora"
 Asked = tuple[dict[str, Any], list[torch.Tensor]]
 
 
@@ -41,31 +40,45 @@ def call(what: list[Any], *args: Any) -> list[Any]:
     return ["call", what, list(args), {}]
 
 
-def questions() -> list[Asked]:
-    """What any judge would ask: a layer, a call, its parameters, a step, a model, its state."""
+def questions(which: Lab) -> list[Asked]:
+    """What any judge would ask: a layer, a call, its parameters, a step, a model, its state.
+
+    In a lab after 00: each of its names, called.
+    """
     x = torch.randn(3, 4)
+    if which.id != "00":
+        called = [call(name(f"{which.module}.{one}"), ["t", 0]) for one in which.names]
+        return [({"seed": None, "steps": [[None, one]]}, [x]) for one in called]
     linear = call(name("torch.nn.Linear"), 4, 4)
-    layer = call(name(f"{SUBMISSION}.LoRALinear"), linear, 2, 3.0)
+    layer = call(name(f"{which.module}.LoRALinear"), linear, 2, 3.0)
     model = call(name("torch.nn.ModuleDict"), ["dict", [["q_proj", linear]]])
-    wrap = name(f"{SUBMISSION}.wrap_minigpt_with_lora")
+    wrap = name(f"{which.module}.wrap_minigpt_with_lora")
     steps: list[list[list[Any]]] = [
         [[0, layer], [None, call(["v", 0], ["t", 0])]],
         [[None, call(name("kit.params"), ["v", 0])]],
         [[1, call(["v", 0], ["t", 0])], [None, call(name("kit.backward"), ["v", 1], ["t", 0])]],
         [[None, call(name("kit.sgd"), ["v", 0], 0.1)]],
         [[2, model], [None, ["call", wrap, [["v", 2]], {"target_modules": ["list", ["q_proj"]]}]]],
-        [[None, call(name(f"{SUBMISSION}.lora_state_dict"), ["v", 2])]],
+        [[None, call(name(f"{which.module}.lora_state_dict"), ["v", 2])]],
         [[None, call(["get", ["v", 0], "merge_"])]],
     ]
     return [({"seed": None, "steps": step}, [x]) for step in steps]
 
 
-def talk(wire: socket.socket, text: str, seen: set[str], secret: str, seconds: float) -> None:
+def talk(
+    attack: build.Attack,
+    wire: socket.socket,
+    text: str,
+    seen: set[str],
+    secret: str,
+    seconds: float,
+) -> None:
     """Load the file, ask the questions, note how the answers are."""
-    load: Asked = ({"load": [SUBMISSION, "lora.py", text]}, [])
+    which = lab(attack.lab)
+    load: Asked = ({"load": [which.module, which.star, text]}, [])
     try:
         protocol.receive(wire.fileno(), time.monotonic() + 60)  # which walls stand
-        for header, tensors in [load, *questions()]:
+        for header, tensors in [load, *questions(which)]:
             protocol.send(wire.fileno(), protocol.pack(header, tensors), time.monotonic() + seconds)
             answer, _ = protocol.receive(wire.fileno(), time.monotonic() + seconds)
             if secret in json.dumps(answer):
@@ -104,14 +117,15 @@ def gate(attack: build.Attack) -> str:
         (Path(name) / "in").mkdir()
         (Path(name) / "tree").mkdir()
         fields = {"MARK": "/nowhere", "TREE": f"{name}/tree", "ROOT": str(ROOT)}
-        path = build.make(attack, Path(name) / "in", fields) / build.STAR
+        which = lab(attack.lab)
+        path = build.make(attack, Path(name) / "in", fields) / which.star
         if not path.is_file() or path.is_symlink() or path.stat().st_size > 1 << 20:
             return "unreadable"
         source = gates.intake(path)
         if isinstance(source, str):
             return "unreadable"
         try:
-            red = [g for g in gates.check_source(source, lab("00")) if g.outcome != "passed"]
+            red = [g for g in gates.check_source(source, which) if g.outcome != "passed"]
         except Exception as error:
             return f"crashes ({type(error).__name__})"
     if any(g.id == "source" for g in red):

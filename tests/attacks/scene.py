@@ -26,11 +26,11 @@ import build  # the neighbour: outside.py is run by its path
 import torch
 
 from minituner.grading.box import protocol
-from minituner.grading.registry import ROOT
+from minituner.grading.registry import ROOT, given, lab
 
 SECONDS = 6.0  # for an answer; what needs memory or disk gets four times as much
-GIVEN = {"minituner.minigpt": str(ROOT / "src/minituner/minigpt.py")}
-Talk = Callable[[socket.socket, str, set[str], str, float], None]
+GIVEN = {name: str(path) for name, path in given().items()}
+Talk = Callable[[build.Attack, socket.socket, str, set[str], str, float], None]
 
 
 class Box:
@@ -147,7 +147,8 @@ def run(attack: build.Attack, box: Box, talk: Talk) -> set[str]:
     """Everything that was seen."""
     seen: set[str] = set()
     with stage(attack, box.secret) as scene:
-        text = (scene.folder / build.STAR).read_bytes().decode("utf-8", "replace")
+        star = lab(attack.lab).star
+        text = (scene.folder / star).read_bytes().decode("utf-8", "replace")
         ours, theirs = socket.socketpair()
         if box.process.poll() is not None:
             box.start()
@@ -155,7 +156,7 @@ def run(attack: build.Attack, box: Box, talk: Talk) -> set[str]:
         theirs.close()
         slow = attack.outside in ("mark", "memory")
         seconds = SECONDS * (4 if slow else 1)
-        talk(ours, text, seen, box.secret, seconds)
+        talk(attack, ours, text, seen, box.secret, seconds)
         if attack.outside in ("mark", "process"):
             time.sleep(2.5)
         ours.close()

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = "src/minituner/words*.es.toml"  # the house's and lab 00's, then a file a lab
 CODE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+|\w*_\w*")  # nn.Linear, copy_, lora_A: never translated
 CALLS = {"say": "sentence", "explain": "cause"}  # words.py's functions, the argument they look up
-SPEAKERS = ("src/minituner/**/*.py", "conftest.py", "tests/test_*.py", "experiments/*/run.py")
+SPEAKERS = ("src/minituner/**/*.py", "conftest.py", "tests/test_*.py", "experiments/*/*.py")
 Entry = dict[str, Any]  # Any: a TOML table that is still to be checked
 
 

@@ -12,7 +12,9 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,24 +23,34 @@ from build import Attack, attacks
 from scene import stage
 
 from minituner.grading.exam import Examiner
-from minituner.grading.registry import ROOT, lab
+from minituner.grading.registry import ROOT, lab, labs
 from minituner.grading.report import Report
 
-LAB = lab("00")
-ATTACKS = attacks()
+ATTACKS = sorted(attacks(), key=lambda attack: attack.lab)
 NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it does not start a third
 SECONDS = 120.0  # above every limit of the exam together
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
 
 
+Session = Callable[[str], Examiner]
+
+
 @pytest.fixture(scope="module")
-def examiner() -> Iterator[Examiner]:
-    """One session for the whole file, as for a course: what one leaves, the next would meet."""
+def session() -> Iterator[Session]:
+    """One session a lab, as for a course: what one attack leaves, the next would meet."""
     secret = secrets.token_hex(16)
     os.environ["MINITUNER_PRIVATE"] = secret
-    with Examiner(LAB) as session:
-        yield session
-        assert _score(session.examine(ROOT / "solutions")) == 100  # after them all
+    with ExitStack() as stack:
+        begun: list[Examiner] = []
+
+        @cache
+        def of(lab_id: str) -> Examiner:
+            begun.append(stack.enter_context(Examiner(lab(lab_id))))
+            return begun[-1]
+
+        yield of
+        for examiner in begun:  # after them all
+            assert _score(examiner.examine(ROOT / "solutions")) == 100
     del os.environ["MINITUNER_PRIVATE"]
 
 
@@ -53,12 +65,12 @@ def _said(report: Report) -> str:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_it_gets_what_it_earned_and_harms_nothing(
-    attack: Attack, examiner: Examiner, request: pytest.FixtureRequest
+    attack: Attack, session: Session, request: pytest.FixtureRequest
 ) -> None:
     """The exact score, the tasks and the reason; no mark, process, port or word of a secret."""
     if attack.open:  # strict: when the hole is closed, this turns red until the row says so
         request.applymarker(pytest.mark.xfail(strict=True, reason=attack.open))
-    secret = os.environ["MINITUNER_PRIVATE"]
+    examiner, secret = session(attack.lab), os.environ["MINITUNER_PRIVATE"]
     with stage(attack, secret) as scene:
         started = time.monotonic()
         report = examiner.examine(scene.folder)
@@ -66,7 +78,7 @@ def test_it_gets_what_it_earned_and_harms_nothing(
         harm = scene.harm()
     said = _said(report)
     red = {task.id for task in report.tasks if task.outcome != "passed"}
-    every = {task.id for task in LAB.tasks}
+    every = {task.id for task in lab(attack.lab).tasks}
     assert harm == set()
     assert report.score == attack.expected, (sorted(red), said[:2000])
     assert red == (every if attack.tasks_failed == ("all",) else set(attack.tasks_failed))
@@ -84,8 +96,9 @@ def test_the_list_is_well_formed() -> None:
     assert len(set(names)) == len(names)
     assert {"correct", "wrong", "correct-noted"} <= set(names)
     assert all(attack.about_en.strip() and attack.about_es.strip() for attack in ATTACKS)
-    tasks = {task.id for task in LAB.tasks} | {"all"}
-    assert all(set(attack.tasks_failed) <= tasks for attack in ATTACKS)
+    tasks = {which.id: {task.id for task in which.tasks} | {"all"} for which in labs().values()}
+    assert all(set(attack.tasks_failed) <= tasks[attack.lab] for attack in ATTACKS)
+    assert {attack.lab for attack in ATTACKS} == set(labs())
 
 
 @pytest.mark.skipif(NESTED in os.environ, reason="this is that run")

@@ -43,7 +43,7 @@ def wrong() -> Iterator[Case]:
 
 def hostile(folder: Path) -> Iterator[Case]:
     fields = FIELDS | {"MARK": str(folder / "mark"), "TREE": str(folder / "tree")}
-    files = [a for a in build.attacks() if a.kind == "file" and not a.open]
+    files = [a for a in build.attacks() if a.kind == "file" and a.lab == LAB.id and not a.open]
     for attack in cycle(files):
         text = build.render(attack.name, fields)
         yield f"hostile-{attack.name}", text, attack.expected, ""

@@ -101,8 +101,14 @@ def plain(content: Tensor) -> bytes:
 
 
 def raw(files: Mapping[str, bytes]) -> dict[str, Tensor]:
-    """Files as tensors of uint8, which cross."""
+    """Files as tensors of uint8, which cross.
+
+    Raises:
+        ValueError: they are larger than any that is asked for.
+    """
     found = {}
+    if sum(map(len, files.values())) > MOST:
+        raise ValueError(f"files: expected at most {MOST} bytes, got more; a larger model's?")
     for name, content in files.items():
         held = bytearray(content)
         found[name] = torch.frombuffer(held, dtype=torch.uint8) if held else _no_bytes()

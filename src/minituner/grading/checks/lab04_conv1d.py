@@ -18,6 +18,7 @@ from minituner.grading.checks.lab04_asking import (
     conv1d,
     wrong,
 )
+from minituner.grading.checks.layers import learns
 from minituner.grading.expr import Expr
 
 SCALES = (0.75, 1.5, 2.75)
@@ -57,11 +58,14 @@ def bridge_conv1d_layer_has_what_an_adapter_has(ask: Asking) -> None:
 
 
 def bridge_conv1d_layer_trains_two_matrices_and_saves_four_tensors(ask: Asking) -> None:
-    it = _new(ask, conv1d(ask).it, r=2)
+    base = conv1d(ask).it
+    it = _new(ask, base, r=2)
+    fixed = learns(ask, base.weight, base.bias, it.lora_A, it.lora_B)
     rows, state = ask.w.ask((ask.kit.params(it), it.state_dict()))
     got = (sorted(row[0] for row in rows if row[4]), sorted(map(str, state)))
     want = (["lora_A", "lora_B"], ["base.bias", "base.weight", "lora_A", "lora_B"])
     ask.see("(trains, state)", got, want)
+    ask.see("sums of W, b, A, B train", fixed, [False, False, True, True])
 
 
 def bridge_conv1d_layer_follows_the_bases_mode(ask: Asking) -> None:

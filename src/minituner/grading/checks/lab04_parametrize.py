@@ -79,10 +79,13 @@ def bridge_parametrize_factors_train_alone(ask: Asking) -> None:
     for base in layers:
         added = ask.w.keep(ask.star(STAR)(base.it, r=3))
         ask.w.do(HOW.register_parametrization(base.it, "weight", added))
-        looks.append(ask.kit.params(base.it))
+        original = base.it.parametrizations.weight.original
+        sums = [ask.torch.sum(each).requires_grad for each in (original, base.it.bias)]
+        looks.append((ask.kit.params(base.it), sums))
     want = [f"parametrizations.weight.0.lora_{part}" for part in "AB"]
-    for base, rows in zip(layers, ask.w.ask(looks), strict=True):
-        ask.see(f"what trains in a {base.kind}", sorted(row[0] for row in rows if row[4]), want)
+    for base, (rows, sums) in zip(layers, ask.w.ask(looks), strict=True):
+        got = (sorted(row[0] for row in rows if row[4]), sums)
+        ask.see(f"(what trains in a {base.kind}, sums of W, b)", got, (want, [False, False]))
 
 
 def bridge_parametrize_factors_refuse_a_rank_below_one(ask: Asking) -> None:

@@ -93,9 +93,11 @@ def bridge_unwrap_wakes_nothing(ask: Asking) -> None:
     _adapted(ask, model, TARGETS)
     ask.w.do(model.it.requires_grad_(False))
     ask.w.do(ask.star(UNWRAP)(model.it))
-    rows, modules = ask.w.ask((ask.kit.params(model.it), ask.kit.modules(model.it)))
-    got = ([row[0] for row in rows if row[4]], {row[2] for row in modules})
-    ask.see("(trainable, training flags)", got, ([], {False}))
+    first = model.it.get_submodule(model.names(TARGETS)[0]).weight
+    told = (ask.kit.params(model.it), ask.kit.modules(model.it), ask.torch.sum(first).requires_grad)
+    rows, modules, one = ask.w.ask(told)
+    got = ([row[0] for row in rows if row[4]], one, {row[2] for row in modules})
+    ask.see("(trainable, a base's sum, training flags)", got, ([], False, {False}))
 
 
 def bridge_unwrap_refuses_when_there_is_nothing(ask: Asking) -> None:

@@ -14,7 +14,7 @@ from minituner.grading.checks.lab04_asking import (
     refused_whole,
     tokens,
 )
-from minituner.grading.checks.layers import size, trainable
+from minituner.grading.checks.layers import learns, size, trainable
 from minituner.grading.expr import Expr
 
 WRAP = "wrap_gpt2_with_lora"
@@ -90,10 +90,12 @@ def bridge_conv1d_wrap_trains_nothing_else(ask: Asking) -> None:
     model = gpt2(ask)
     names = [f"{name}.lora_{part}" for name in model.names(("c_attn",)) for part in "AB"]
     ask.w.do(ask.star(WRAP)(model.it, ["c_attn"], r=2))
-    tied = ask.kit.same(model.it.lm_head.weight, model.it.transformer.wte.weight)
+    wte, first = model.it.transformer.wte.weight, model.it.transformer.h[0]
+    tied = ask.kit.same(model.it.lm_head.weight, wte)
+    fixed = learns(ask, wte, first.ln_1.weight, first.mlp.c_fc.weight, first.attn.c_attn.base.bias)
     rows, one = ask.w.ask((ask.kit.params(model.it), tied))
-    got = (sorted(row[0] for row in rows if row[4]), one)
-    ask.see("(what trains, head tied)", got, (sorted(names), True))
+    got = (sorted(row[0] for row in rows if row[4]), one, fixed)
+    ask.see("(what trains, head tied, sums)", got, (sorted(names), True, [False] * 4))
 
 
 def bridge_conv1d_wrap_nests_nothing(ask: Asking) -> None:
