@@ -15,6 +15,7 @@ from typing import Any
 
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 FIELD = "{}"
+SAID = " -> "  # between what was asked and what was said
 DEPTH = 2  # of phrases within phrases; a submission may have a hand in what is shown
 Parts = tuple[str, ...]  # of a phrase: what stands around its fields
 
@@ -67,8 +68,9 @@ def _whole(value: object) -> object:
 
 def _phrase(text: str, depth: int = DEPTH) -> str:
     """The text in Spanish; as it is, where no phrase fits."""
-    if text in phrases():
-        return phrases()[text]
+    asked, arrow, said = text.partition(SAID)
+    if asked in phrases():
+        return phrases()[asked] + arrow + said
     for en, es in _parts():
         values = between(text, en)
         if values is not None:
