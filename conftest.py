@@ -45,6 +45,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.user_properties.extend(("task", m.args[0]) for m in item.iter_markers("task"))
+    items.sort(key=seconds, reverse=True)  # in the order drawn, but for upkeep's long ones
+
+
+def seconds(item: pytest.Item) -> float:
+    """What a test marked as long takes; others count as nothing."""
+    mark = item.get_closest_marker("long")
+    return 0.0 if mark is None else float(mark.args[0])
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
     python experiments/28-real-model/run.py            print the values
     python experiments/28-real-model/run.py --write    also put them into notes.md
+    python experiments/28-real-model/run.py --figures  draw the figures anew from their JSON
 
 Source: lab/04-real-models.md. Leaves out: the verdict; the grader measures again and compares.
 Nothing here needs transformers: GPT-2 small is there in its sizes alone.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from minituner.gpt2 import Conv1D, hollow_gpt2
-from minituner.measuring import main_of
+from minituner.measuring import parser, report
+from minituner.plots import redraw_all
 from minituner.settings import WEIGHTS
 
 R, TOKENS = 4, 256
@@ -78,5 +81,16 @@ def saved(layer: nn.Module, width: int = 768) -> int:
     return sum(storage.nbytes() for place, storage in kept.items() if place not in own)
 
 
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--figures", action="store_true", help="draw figures/ from their JSON")
+    chosen = options.parse_args()
+    if not chosen.figures:
+        return report("04", chosen, measure)
+    import drawing
+
+    return redraw_all(Path(__file__).parent / "figures", drawing.FIGURES)
+
+
 if __name__ == "__main__":
-    sys.exit(main_of("04", measure, __doc__))
+    sys.exit(main())

@@ -58,7 +58,7 @@ class Watch:
 
     def run(self) -> None:
         """Until q, Ctrl-C, or the terminal is closed."""
-        child.expect_many()
+        child.expect_many(self.lab.id)
         files = [self.submission.star]
         if self.submission.notes is not None:
             files.append(self.submission.notes)

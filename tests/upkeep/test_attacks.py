@@ -101,6 +101,7 @@ def test_the_list_is_well_formed() -> None:
     assert {attack.lab for attack in ATTACKS} == set(labs())
 
 
+@pytest.mark.long(300)
 @pytest.mark.skipif(NESTED in os.environ, reason="this is that run")
 @pytest.mark.skipif(not unprivileged.AVAILABLE, reason="needs root, setpriv and unshare")
 def test_all_of_them_once_more_without_a_privilege(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from minituner.grading.talk import Talk
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
+    pytest.mark.long(40),
     pytest.mark.xdist_group("box"),
 ]
 PROLOGUE = """

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -383,3 +384,27 @@ def test_warm_is_faster_than_the_command(clerk: Clerk) -> None:
         check_types(STAR, TEXT)
         command.append(time.perf_counter() - started)
     assert 3 * min(warm) < min(command), (warm, command)  # each at its least disturbed
+
+
+def test_a_desk_that_is_still_loading_ends_with_its_clerk(tmp_path: Path) -> None:
+    """mypy may load for half a minute: hung up on meanwhile, the desk is gone, its folder too."""
+    told = (
+        "import sys; from multiprocessing.connection import Connection;"
+        "from minituner.grading import desk\n"
+        "with desk._ended_by_hanging_up(Connection(int(sys.argv[1]))):\n"
+        "    print('loading', flush=True)\n"
+        "    while True: pass"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command, file = [sys.executable, "-c", told], theirs.fileno()
+        with subprocess.Popen(
+            [*command, str(file)], cwd=tmp_path, stdout=subprocess.PIPE, pass_fds=[file]
+        ) as loading:
+            assert loading.stdout is not None and loading.stdout.readline() == b"loading\n"
+            ours.close()
+            try:
+                assert loading.wait(60) == 0
+            finally:
+                loading.kill()
+    assert not tmp_path.exists()

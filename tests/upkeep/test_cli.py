@@ -47,10 +47,14 @@ def test_grade_on_a_fresh_clone(clone: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_grade_the_reference() -> None:
-    """100/100 and exit 0."""
-    done = minituner("grade", "--impl", "reference")
+def test_grade_the_reference(tmp_path: Path) -> None:
+    """100/100 and exit 0; --junit has a testcase a test, each with its task."""
+    path = tmp_path / "junit.xml"
+    done = minituner("grade", "--impl", "reference", "--junit", str(path))
     assert (done.returncode, "total 100/100" in done.stdout) == (0, True), done.stdout
+    cases = ET.parse(path).getroot().findall(".//testcase")
+    tasks = {c.attrib["name"].split("[")[0]: c.find(".//property[@name='task']") for c in cases}
+    assert {k: v.attrib["value"] for k, v in tasks.items() if v is not None} == LAB.task_of()
 
 
 def test_grade_in_spanish(clone: Path) -> None:
@@ -71,15 +75,6 @@ def test_grade_as_json() -> None:
     report = json.loads(done.stdout)
     assert (report["score"], report["seed"], report["isolation"]) == (100, 5, "none")
     assert [task["id"] for task in report["tasks"]] == [task.id for task in LAB.tasks]
-
-
-def test_grade_writes_junit(tmp_path: Path) -> None:
-    """--junit has a testcase a test, each with its task."""
-    path = tmp_path / "junit.xml"
-    minituner("grade", "--impl", "reference", "--junit", str(path))
-    cases = ET.parse(path).getroot().findall(".//testcase")
-    tasks = {c.attrib["name"].split("[")[0]: c.find(".//property[@name='task']") for c in cases}
-    assert {k: v.attrib["value"] for k, v in tasks.items() if v is not None} == LAB.task_of()
 
 
 def test_a_failure_fits_80_columns_and_says_what_next(tmp_path: Path) -> None:
@@ -231,6 +226,7 @@ def test_without_a_place_to_remember_a_hint_is_still_shown(clone: Path) -> None:
     assert LAB.task("A5").hints[0].en in done.stdout
 
 
+@pytest.mark.long(20)
 def test_doctor_is_well_here() -> None:
     """Python, every pinned tool, and the reference at 100."""
     done = minituner("doctor")

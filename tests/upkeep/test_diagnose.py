@@ -243,6 +243,7 @@ def test_what_hangs_or_ends_is_not_diagnosed() -> None:
         assert not practice.worth_diagnosing(run)
 
 
+@pytest.mark.long(20)
 def test_on_solutions_by_other_hands() -> None:
     """`make diagnosis`: right names often, wrong ones hardly ever."""
     counts = counted().values()

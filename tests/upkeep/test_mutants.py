@@ -21,6 +21,7 @@ FAMILIES = {
 }
 LEAST = {"00": (60, 8)}  # mutants of the lab, of each family; a later lab's in LATER
 LATER = (20, 3)
+pytestmark = pytest.mark.long(80)
 MUTANTS = {which.id: mutants(which) for which in labs().values()}
 # A lab's bugs share one run of them all, so they stay with one worker.
 every_lab = pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from minituner.grading.page import write_page
 
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}"),
+    pytest.mark.long(40),
     pytest.mark.xdist_group("browser"),  # one browser, not one a core
 ]
 EVIL = "</td><script>document.title=1</script><img src=https://example.org/x onerror=alert(1)>"

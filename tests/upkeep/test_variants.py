@@ -69,6 +69,7 @@ def types() -> dict[str, GateResult]:
     return typed(texts | {"wrong": wrong})
 
 
+@pytest.mark.long(40)
 @pytest.mark.xdist_group("types")
 @pytest.mark.parametrize("path", STYLES, ids=ids)
 def test_it_passes_the_gates(path: Path) -> None:
@@ -81,6 +82,7 @@ def test_it_passes_the_gates(path: Path) -> None:
     assert (gate.outcome, gate.findings) == ("passed", ())
 
 
+@pytest.mark.long(40)
 @pytest.mark.xdist_group("types")
 def test_a_wrong_type_is_seen_in_its_own_file() -> None:
     """Among all the others, so that their green means something."""

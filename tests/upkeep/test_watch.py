@@ -29,9 +29,12 @@ from minituner.grading.round import Finished
 from minituner.screen import Screen, State, pitfall
 from minituner.watch import Watch
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pty")
+pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="no pty"), pytest.mark.long(20)]
 BLOCKS = {"B": ("B1", "B2", "B3"), "C": ("C1", "C2"), "D": ("D1",)}
 SOURCE = REFERENCE.read_text(encoding="utf-8")
+ENDLESS = SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor =")
+# The same, but it leaves the processor to the other tests.
+WAITS = ENDLESS.replace("True: pass", "True: torch.futures.Future().wait()")
 BUGS = {mutant.name: mutant for mutant in mutants()}
 
 
@@ -141,10 +144,10 @@ def test_it_survives_what_one_saves(clone: Path, mark: str) -> None:
         star.write_text("def broken(:\n", encoding="utf-8")
         terminal.until("make the file run at all", "lora.py:1")
         star.write_text(SOURCE.replace("out: Tensor =", "raise SystemExit\n        out: Tensor ="))
-        terminal.until("A4", "SystemExit")
+        terminal.until("A5 · ", "SystemExit")
         star.unlink()
         terminal.until("make the file run at all", "cannot be read")
-        star.write_text(SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor ="))
+        star.write_text(ENDLESS, encoding="utf-8")
         terminal.until("running the contract")
         time.sleep(1)
         started = time.monotonic()
@@ -158,7 +161,7 @@ def test_it_survives_what_one_saves(clone: Path, mark: str) -> None:
 def test_a_loop_is_named(clone: Path, mark: str) -> None:
     """Left alone, it is stopped after its time, with the line it hangs in."""
     star = clone / LAB.file
-    star.write_text(SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor ="))
+    star.write_text(WAITS, encoding="utf-8")
     with watch(clone, mark) as terminal:
         terminal.until("lora.py:", "while True", "endless loop")
         terminal.press("q")
@@ -169,7 +172,7 @@ def test_a_loop_is_named(clone: Path, mark: str) -> None:
 def test_however_it_ends_nothing_stays(clone: Path, mark: str, how: signal.Signals) -> None:
     """In the middle of an endless loop: the fixture looks for what is left."""
     star = clone / LAB.file
-    star.write_text(SOURCE.replace("out: Tensor =", "while True: pass\n        out: Tensor ="))
+    star.write_text(ENDLESS if how == signal.SIGKILL else WAITS, encoding="utf-8")
     if how == signal.SIGKILL:  # while mypy reads all of torch's types, too
         shutil.rmtree(clone / ".mypy_cache", ignore_errors=True)
     with watch(clone, mark) as terminal:
@@ -178,20 +181,8 @@ def test_however_it_ends_nothing_stays(clone: Path, mark: str, how: signal.Signa
         assert len(running(mark)) > 1
         os.kill(terminal.process.pid, how)
         terminal.ended()
-        # Killed outright, what is still loading (mypy, torch) ends when it has loaded.
+        # Killed outright, what is still loading torch ends when it has loaded.
         assert none_running(mark, 240 if how == signal.SIGKILL else 30), running(mark)
-
-
-def test_without_colour(clone: Path, mark: str) -> None:
-    """NO_COLOR: the same words, and no colour in what is sent."""
-    with watch(clone, mark, NO_COLOR="1") as terminal:
-        terminal.until("0/100", "A1 · check the arguments")
-        terminal.press("q")
-        terminal.ended()
-        colours = re.findall(
-            rb"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|4[0-7]|9[0-7]|38;[0-9;]+)m", terminal.raw
-        )
-        assert colours == []
 
 
 def test_in_a_pipe(clone: Path, mark: str) -> None:
@@ -218,15 +209,20 @@ def test_in_a_pipe(clone: Path, mark: str) -> None:
     assert "A1 · check the arguments" in said
 
 
-def test_where_no_word_of_saves_comes(clone: Path, mark: str) -> None:
-    """--poll says so, and sees a save all the same."""
+def test_without_word_of_saves_and_without_colour(clone: Path, mark: str) -> None:
+    """--poll says so and sees a save all the same; NO_COLOR: the same words, and no colour sent."""
     star = clone / LAB.file
-    with watch(clone, mark, "--poll") as terminal:
-        terminal.until("no word of saves here: looking 5 times a second", "A1 · ")
+    with watch(clone, mark, "--poll", NO_COLOR="1") as terminal:
+        terminal.until("no word of saves here: looking 5 times a second", "0/100")
+        terminal.until("A1 · check the arguments")
         star.write_text(SOURCE, encoding="utf-8")
         terminal.until("S3 · record what you measured")
         terminal.press("q")
         assert terminal.ended() == 0
+        colours = re.findall(
+            rb"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|4[0-7]|9[0-7]|38;[0-9;]+)m", terminal.raw
+        )
+        assert colours == []
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,17 @@ from types import ModuleType
 
 STARTING = threading.Lock()  # children are started one at a time
 SERVER = ["preload"]  # what the fork server imports
+REHEARSED = "MINITUNER_REHEARSED"  # the labs that it rehearses
 
 
-def expect_many() -> None:
-    """Have the server rehearse first. To be called before the first child starts.
+def expect_many(*labs: str) -> None:
+    """Have the server rehearse these labs, or all, first. Call it before the first child starts.
 
     It takes the server seconds and saves each child a fifth of one.
     """
     if "rehearse" not in SERVER:
         SERVER.append("rehearse")
+    os.environ[REHEARSED] = " ".join(labs)  # the server inherits it
 
 
 @cache

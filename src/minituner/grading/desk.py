@@ -14,12 +14,14 @@ import gc
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -163,7 +165,8 @@ class Desk:
         self.ready = True
         if not self.why_cold:
             try:
-                self.warm = WarmMypy(self.lab.imports, self.lab.star)
+                with _ended_by_hanging_up(self.wire):
+                    self.warm = WarmMypy(self.lab.imports, self.lab.star)
                 gc.collect()
                 gc.freeze()  # or each child copies the pages that its collector touches
                 bad = self._types("x: int = 'a'\n").gates
@@ -215,6 +218,29 @@ class Desk:
             reply = {"gates": gates, "ended": answer.ended, "ours": answer.ours}
             reply["cold"] = self.why_cold
             self.wire.send_bytes(json.dumps(reply).encode("ascii"))
+
+
+@contextlib.contextmanager
+def _ended_by_hanging_up(wire: Connection) -> Iterator[None]:
+    """Should the clerk go meanwhile, the desk ends at once: mypy may load for half a minute."""
+    done, over = os.pipe()
+    poll = select.poll()
+    poll.register(wire, select.POLLRDHUP)
+    poll.register(done, select.POLLHUP)
+    looking = threading.Thread(target=_look, args=(poll, done))
+    looking.start()
+    try:
+        yield
+    finally:
+        os.close(over)
+        looking.join()  # no thread may be there when a child is forked
+        os.close(done)
+
+
+def _look(poll: select.poll, done: int) -> None:
+    if done not in dict(poll.poll()):
+        shutil.rmtree(os.getcwd(), ignore_errors=True)
+        os._exit(0)
 
 
 def main(file: str, lab_id: str, warmth: str) -> None:

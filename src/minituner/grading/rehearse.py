@@ -29,6 +29,7 @@ import torch
 
 from minituner import minigpt
 from minituner.grading import relay
+from minituner.grading.child import REHEARSED
 from minituner.grading.registry import ROOT, Lab, labs
 
 PRACTICE = 12  # times
@@ -118,10 +119,11 @@ def main() -> dict[str, int]:
     """How pytest ended, by lab."""
     warm()
     relay.settle(ROOT)
+    chosen = os.environ.get(REHEARSED, "").split() or list(labs())
     finders, quiet, ended = [Contracts(), *sys.meta_path], io.StringIO(), {}
     sys.meta_path[:] = finders
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-        for lab in labs().values():
+        for lab in (labs()[one] for one in chosen):
             with contextlib.suppress(Exception):  # a comfort: a run without it is only slower
                 ended[lab.id] = rehearse(lab)
             forget(lab)

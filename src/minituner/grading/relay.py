@@ -27,7 +27,8 @@ from minituner.words import say
 UNUSED = ["cacheprovider", "logging", "doctest", "pastebin", "stepwise", "setuponly", "setupplan"]
 UNUSED += ["subtests", "faulthandler"]
 SPARING = (*(f"-pno:{name}" for name in UNUSED), "--capture=no", "--tb=native", "--assert=plain")
-PLUGINS = ("-ppytest_randomly", *SPARING)
+# The order is randomly's; what a test draws is seeded by conftest.py, once.
+PLUGINS = ("-ppytest_randomly", "--randomly-dont-reset-seed", *SPARING)
 IMPORT_SLACK = 3
 
 
