@@ -30,12 +30,13 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy --strict solutions
 	set -e; for folder in experiments/*/; do $(BIN)/mypy --strict $$folder; done
 
-# What the exam and watch cost beside the commands one would type instead, and scalars beside torch;
-# ten minutes.
+# What the exam and watch cost beside the commands one would type instead, scalars beside torch, and
+# adapter layers beside PEFT's; ten minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python tests/upkeep/bench.py
 	$(BIN)/python tests/upkeep/bench_watch.py
 	$(BIN)/python experiments/28-scalar-lora/bench.py
+	$(BIN)/python experiments/28-real-model/bench.py
 
 # A thousand mixed submissions, each verdict known; a quarter of an hour or more.
 thousand: $(VENV)/.dev
