@@ -11,19 +11,32 @@ import re
 import tomllib
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 FIELD = "{}"
+SAID = " -> "  # between what was asked and what was said
 DEPTH = 2  # of phrases within phrases; a submission may have a hand in what is shown
 Parts = tuple[str, ...]  # of a phrase: what stands around its fields
 
 
 @cache
-def phrases() -> dict[str, str]:
-    """English -> Spanish, each field as {}, the same number in the same order."""
+def _entries() -> list[dict[str, Any]]:  # Any: text, or a mark
     files = sorted(Path(__file__).parent.glob("shown*.es.toml"))
     tables = [tomllib.loads(file.read_text(encoding="utf-8"))["shown"] for file in files]
-    return {pair["en"]: pair["es"] for table in tables for pair in table}
+    return [entry for table in tables for entry in table]
+
+
+@cache
+def phrases() -> dict[str, str]:
+    """English -> Spanish, each field as {}, the same number in the same order."""
+    return {entry["en"]: entry["es"] for entry in _entries()}
+
+
+@cache
+def messages() -> frozenset[str]:
+    """The phrases whose fields are what the learner's code said."""
+    return frozenset(entry["en"] for entry in _entries() if "said" in entry)
 
 
 @cache
@@ -55,11 +68,13 @@ def _whole(value: object) -> object:
 
 def _phrase(text: str, depth: int = DEPTH) -> str:
     """The text in Spanish; as it is, where no phrase fits."""
-    if text in phrases():
-        return phrases()[text]
+    asked, arrow, said = text.partition(SAID)
+    if asked in phrases():
+        return phrases()[asked] + arrow + said
     for en, es in _parts():
         values = between(text, en)
         if values is not None:
+            depth *= FIELD.join(en) not in messages()
             rest = zip(values, es[1:], strict=True)
             return es[0] + "".join(_field(value, depth) + own for value, own in rest)
     return text

@@ -92,7 +92,7 @@ def bridge_folder_files_say_which_way_round(ask: Asking) -> None:
         told = ask.w.ask(_files(ask, model))
         A = unpacked(told).get(f"{PREFIX}{names[0]}.lora_A.weight")
         got = (config(told).get("fan_in_fan_out"), None if A is None else list(A.shape))
-        what = f"(fan_in_fan_out, shape of an A), {'another package' if foreign else 'own'}"
+        what = f"(fan_in_fan_out, shape of an A), {'another package' if foreign else 'our own'}"
         ask.see(what, got, (True, [r, model.sizes(names[0])[0]]))
 
 
