@@ -287,7 +287,7 @@ def fault(text):
     if "bug" in text: raise KeyError
     if "exit" in text: sys.exit(2)
     return text
-desk.READ_SECONDS, desk.TYPES_SECONDS, desk.PATIENCE = 1, 2, 3.0
+desk.READ_SECONDS, desk.TYPES_SECONDS, desk.PATIENCE = 1, 2, 8.0
 if "WHERE" == "read": desk.read = lambda lab, text: fault(text)
 check = tools.WarmMypy.check
 def warm(self, text):
