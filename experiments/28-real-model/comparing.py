@@ -70,7 +70,7 @@ def compare(scene: Scene, plan: Plan, folder: Path, cells: Cells) -> Report:
     (_, short), *_ = asked["ranks"]
     base = held(
         folder / "base.json",
-        f"{scene.stamp} {short.tokens}",
+        f"{scene.stamp} {short.tokens} {short.scored}",
         lambda: losses(scene, scene.loaded.model.to(scene.device), short),
     )
     tables = {
