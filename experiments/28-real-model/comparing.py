@@ -54,6 +54,7 @@ def plans(loaded: Loaded, plan: Plan, ranks: Sequence[int]) -> dict[str, list[tu
     """Both comparisons: (label, plan) for each cell, in a short form of plan."""
     places = PLACES["gpt2" if loaded.conv1d else "llama"]
     short = replace(plan, **SHORT, targets=places["all"])  # type: ignore[arg-type]  # ints, all
+    short = replace(short, steps=min(short.steps, plan.steps))  # a smoke's
     budget = BUDGET_RANK * cost(loaded, places["all"])
     return {
         "ranks": [(str(rank), replace(short, rank=rank)) for rank in ranks],
@@ -70,7 +71,7 @@ def compare(scene: Scene, plan: Plan, folder: Path, cells: Cells) -> Report:
     (_, short), *_ = asked["ranks"]
     base = held(
         folder / "base.json",
-        f"{scene.stamp} {short.tokens}",
+        f"{scene.stamp} {short.tokens} {short.scored}",
         lambda: losses(scene, scene.loaded.model.to(scene.device), short),
     )
     tables = {

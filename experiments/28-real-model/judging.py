@@ -16,13 +16,11 @@ from tuning import Logits, Plan, batches_of, blocks_of
 
 from minituner.recipe import Batch
 
-SCORED = 64  # blocks of the held-out text that are scored, spread over all of it
-WATCHED = 16  # of those, looked at while training
-SAMPLED = 64  # tokens of a sample
+WATCHED = 16  # blocks of the held-out text that are looked at while training
 
 
 def scored(
-    adapt: ModuleType, loaded: Loaded, text: str, plan: Plan, device: str, most: int = SCORED
+    adapt: ModuleType, loaded: Loaded, text: str, plan: Plan, device: str, most: int
 ) -> list[Batch]:
     """Batches of a text, the whole of it or evenly spread blocks."""
     blocks = blocks_of(loaded.encode(text), plan.tokens)
@@ -44,7 +42,7 @@ def chosen(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
 
 
 def sampled(
-    adapt: ModuleType, loaded: Loaded, model: Logits, prompt: str, seed: int, length: int = SAMPLED
+    adapt: ModuleType, loaded: Loaded, model: Logits, prompt: str, seed: int, length: int
 ) -> str:
     """The prompt and what the model adds, at temperature 0.8 and top-p 0.95.
 

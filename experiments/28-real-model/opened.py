@@ -55,7 +55,7 @@ def compared(folder: Path, name: str, impl: str) -> tuple[float, str]:
     theirs: nn.Module = peft.PeftModel.from_pretrained(loaded.model, str(folder)).eval()
     ids = torch.tensor([loaded.encode(PROMPTS[1])])
     gap = Logits(ours.eval())(ids) - Logits(theirs)(ids)
-    said = sampled(found.adapt, loaded, Logits(theirs), PROMPTS[0], 1)
+    said = sampled(found.adapt, loaded, Logits(theirs), PROMPTS[0], 1, 16)
     return gap.abs().max().item(), said
 
 

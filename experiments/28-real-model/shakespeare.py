@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import drawing
@@ -87,8 +88,7 @@ def plan_of(chosen: argparse.Namespace, targets: tuple[str, ...], device: str) -
     )
     if not chosen.smoke:
         return plan
-    return Plan(plan.targets, plan.rank, steps=8, blocks=2, tokens=32, warmup=2, every=4,
-                half=plan.half, seed=plan.seed)  # fmt: skip
+    return replace(plan, steps=8, blocks=2, tokens=32, warmup=2, every=4, scored=12, sampled=12)
 
 
 def study(console: Console, chosen: argparse.Namespace, read: Texts) -> None:

@@ -67,7 +67,12 @@ def losses(scene: Scene, model: nn.Module, plan: Plan) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in ("held_out", "control"):
         batches = judging.scored(
-            scene.files.adapt, scene.loaded, getattr(scene.texts, name), plan, scene.device
+            scene.files.adapt,
+            scene.loaded,
+            getattr(scene.texts, name),
+            plan,
+            scene.device,
+            plan.scored,
         )
         loss = scene.files.adapt.evaluate(Logits(model, plan.half), batches)
         found |= {name: round(loss, DIGITS), f"{name}_tokens": judging.counted(batches)}
@@ -76,9 +81,9 @@ def losses(scene: Scene, model: nn.Module, plan: Plan) -> dict[str, float]:
 
 def samples(scene: Scene, model: nn.Module, plan: Plan) -> list[str]:
     """Each prompt, continued from the plan's seed."""
-    logits, length = Logits(model, plan.half), min(judging.SAMPLED, plan.tokens)
+    logits = Logits(model, plan.half)
     return [
-        judging.sampled(scene.files.adapt, scene.loaded, logits, prompt, plan.seed, length)
+        judging.sampled(scene.files.adapt, scene.loaded, logits, prompt, plan.seed, plan.sampled)
         for prompt in PROMPTS
     ]
 
@@ -101,7 +106,12 @@ def trained(
     adapt, loaded = scene.files.adapt, scene.loaded
     blocks = blocks_of(loaded.encode(scene.texts.trained), plan.tokens)
     watched = judging.scored(
-        adapt, loaded, scene.texts.held_out, plan, scene.device, judging.WATCHED
+        adapt,
+        loaded,
+        scene.texts.held_out,
+        plan,
+        scene.device,
+        min(judging.WATCHED, plan.scored),
     )
     return tune(
         adapt, Logits(model.to(scene.device), plan.half), plan, blocks, watched, loaded.pad_id,
@@ -117,7 +127,8 @@ def tell(scene: Scene, plan: Plan, folder: Path) -> Report:
     stamp = f"{scene.stamp} {plan}"
 
     def whole() -> Report:
-        seen = f"{scene.stamp} {plan.tokens} {plan.blocks} {plan.half} {plan.seed}"
+        shape = (plan.tokens, plan.blocks, plan.half, plan.seed, plan.scored, plan.sampled)
+        seen = f"{scene.stamp} {shape}"
         first = held(folder / "before.json", seen, lambda: before(scene, plan))
         return run(scene, plan, folder, first)
 

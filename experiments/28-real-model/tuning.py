@@ -31,13 +31,15 @@ class Plan:
     targets: tuple[str, ...]
     rank: int = 8
     scale: float = 2.0  # alpha / r
-    steps: int = 200
+    steps: int = 300
     blocks: int = 4  # a batch
     tokens: int = 128  # to be predicted in a block
     peak: float = 1e-3
     warmup: int = 20
     every: int = 50  # steps from one look at the held-out text to the next
     kept: int = 10  # steps from one checkpoint to the next
+    scored: int = 64  # blocks of a text that are scored, spread over all of it
+    sampled: int = 64  # tokens of a sample
     dropout: float = 0.0
     half: bool = False  # compute in bfloat16
     seed: int = 1

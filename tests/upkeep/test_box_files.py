@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import safetensors.torch
@@ -88,6 +89,23 @@ def test_a_link_to_the_environment_below_tmp_is_followed(
     with Box(GIVEN) as box:
         w = loaded(box, "import torch\nimport colorsys\nimport torch.utils.serialization\n")
         assert w.ask(name("minituner.probe.colorsys").ONE_THIRD) == 1 / 3
+
+
+@pytest.mark.parametrize("disk", [folders, kit_04], ids=["disk", "memory"])
+def test_memory_does_what_the_disk_does(disk: ModuleType, tmp_path: Path) -> None:
+    """A folder is made, CONFIG is new or gone, others stay, and one of the two is refused."""
+    place, first = tmp_path / "new/adapter", {kit_04.FILES[0]: b"{}"}
+    disk.write_folder(place, first)
+    with pytest.raises(ValueError, match="expected an adapter's file"):
+        disk.read_folder(place)
+    disk.write_folder(str(place), first | {kit_04.FILES[1]: b"old"})
+    disk.write_folder(place, first | {kit_04.FILES[1]: b"new"})
+    assert disk.read_folder(place) == first | {kit_04.FILES[1]: b"new"}
+    disk.write_folder(place, {"README.md": b"mine"})
+    with pytest.raises(ValueError, match="expected an adapter's file"):
+        disk.read_folder(place)
+    with pytest.raises(ValueError, match="expected an adapter's file"):
+        disk.read_folder(tmp_path)
 
 
 # --- safetensors by hand --------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from theory_facts_forgetting import forgetting_facts
 from theory_facts_memory import memory_facts
 from theory_facts_rank import rank_facts
+from theory_facts_real import real_facts
 from theory_numbers import About, Fact, fact
 from theory_values import (
     ALPHA,
@@ -272,6 +273,7 @@ PAGES: dict[str, Callable[[], list[Fact]]] = {
     "04-merging-and-floats": merging_facts,
     "05-forgetting": forgetting_facts,
     "06-low-rank": rank_facts,
+    "07-real-models": real_facts,
 }
 FACTS = {name: cache(facts) for name, facts in PAGES.items()}
 every_page = pytest.mark.parametrize("page", PAGES)

@@ -29,11 +29,13 @@ MOST = 8 << 20  # bytes of a file that an honest submission writes
 
 
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
-    """What folders.py has under this name, without a disk; files that are there already stay."""
+    """What folders.py has under this name, without a disk: an old CONFIG goes, all else stays."""
     whole = {name: bytes(content) for name, content in files.items()}
     if sum(map(len, whole.values())) > MOST:
         raise OSError(f"{os.fspath(folder)}: no space for more than {MOST} bytes")
-    DISK.setdefault(os.fspath(folder), {}).update(whole)
+    there = DISK.setdefault(os.fspath(folder), {})
+    there.pop(FILES[0], None)
+    there.update(whole)
 
 
 def read_folder(folder: str | os.PathLike[str]) -> dict[str, bytes]:
