@@ -13,6 +13,7 @@ import copy
 import importlib
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any  # PEFT, a package that mypy need not have
 
@@ -51,8 +52,10 @@ def compared(folder: Path, name: str, impl: str) -> tuple[float, str]:
     ours = copy.deepcopy(loaded.model)
     wrap(loaded, ours, found.lora, found.bridge, settings.targets, settings.r, settings.alpha)
     found.bridge.load_adapter(ours, folder)
-    peft: Any = importlib.import_module("peft")
-    theirs: nn.Module = peft.PeftModel.from_pretrained(loaded.model, str(folder)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what PEFT still asks of transformers
+        peft: Any = importlib.import_module("peft")
+        theirs: nn.Module = peft.PeftModel.from_pretrained(loaded.model, str(folder)).eval()
     ids = torch.tensor([loaded.encode(PROMPTS[1])])
     gap = Logits(ours.eval())(ids) - Logits(theirs)(ids)
     said = sampled(found.adapt, loaded, Logits(theirs), PROMPTS[0], 1, 16)
