@@ -20,7 +20,7 @@ lab: $(VENV)/.core
 # One process more than there are cores, since many tests wait; one thread each; what takes long first.
 test: $(VENV)/.dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/upkeep --numprocesses $$(( $$($(BIN)/python -c '$(CORES)') + 1 )) \
-	  --dist loadgroup --no-loadscope-reorder -p no:benchmark $(PYTEST_ARGS)
+	  --dist loadscope --no-loadscope-reorder -p no:benchmark $(PYTEST_ARGS)
 
 # One mypy call a folder: experiments share file names.
 lint: $(VENV)/.dev

@@ -54,6 +54,14 @@ def seconds(item: pytest.Item) -> float:
     return 0.0 if mark is None else float(mark.args[0])
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Under `pytest -n`: tests that share what took long stay in one process."""
+    from groups import scheduler
+
+    return scheduler(config, log)
+
+
 @pytest.fixture(autouse=True)
 def seed(request: pytest.FixtureRequest) -> int:
     """Seeds torch and random from the run's seed and the test's name; printed when a test fails."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from minituner.adapters import Adapter, Base, adapters_of, place, sizes
+from minituner.adapters import Base, adapters_of, place, sizes
 from minituner.bridge import (
     LoRAConv1D,
     LoRAParametrization,
@@ -92,8 +92,11 @@ def draw_tokens(rows: int = 3) -> Tensor:
     return torch.randint(11, (rows, 5))
 
 
-class Branch(Adapter):
-    """An adapter by this page's own hand, for a linear or a Conv1D, its A and B random."""
+class Branch(nn.Module):
+    """An adapter by this page's own hand, for a linear or a Conv1D, its A and B random.
+
+    As lab 00's, it has what an Adapter has and is none by its class.
+    """
 
     def __init__(self, base: Base, r: int = 2, alpha: float = 3.0) -> None:
         super().__init__()

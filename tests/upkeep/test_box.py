@@ -35,7 +35,6 @@ from minituner.grading.talk import Talk
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
     pytest.mark.long(40),
-    pytest.mark.xdist_group("box"),
 ]
 PROLOGUE = """
 import ctypes, fcntl, os, resource, socket, sys, threading

@@ -23,7 +23,6 @@ from minituner.grading.talk import Talk
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
-    pytest.mark.xdist_group("box"),
 ]
 PROBE = """
 from minituner import folders

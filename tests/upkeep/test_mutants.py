@@ -23,21 +23,12 @@ LEAST = {"00": (60, 8)}  # mutants of the lab, of each family; a later lab's in 
 LATER = (20, 3)
 pytestmark = pytest.mark.long(80)
 MUTANTS = {which.id: mutants(which) for which in labs().values()}
-# A lab's bugs share one run of them all, so they stay with one worker.
-every_lab = pytest.mark.parametrize(
-    "lab",
-    [
-        pytest.param(one, id=one.id, marks=pytest.mark.xdist_group(f"mutants-{one.id}"))
-        for one in labs().values()
-    ],
-)
+# A lab's bugs share one run of them all, so they stay with one process (groups.py).
+every_lab = pytest.mark.parametrize("lab", labs().values(), ids=lambda lab: lab.id)
 every_mutant = pytest.mark.parametrize(
     "mutant",
-    [
-        pytest.param(one, id=one.id, marks=pytest.mark.xdist_group(f"mutants-{one.lab.id}"))
-        for planted in MUTANTS.values()
-        for one in planted
-    ],
+    [one for planted in MUTANTS.values() for one in planted],
+    ids=lambda one: f"{one.lab.id}-{one.name}",
 )
 
 

@@ -20,7 +20,6 @@ from minituner.grading.page import write_page
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}"),
     pytest.mark.long(40),
-    pytest.mark.xdist_group("browser"),  # one browser, not one a core
 ]
 EVIL = "</td><script>document.title=1</script><img src=https://example.org/x onerror=alert(1)>"
 CONTROLS = ["skip", "text", "task", "outcome", "fault", "size", "reset", "open"]

@@ -19,7 +19,6 @@ from minituner.grading.page import write_page
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING}"),
     pytest.mark.long(40),
-    pytest.mark.xdist_group("browser"),  # one browser, not one a core
 ]
 MANY = 10_000
 TIMED = "const s = performance.now(); {}; document.body.offsetHeight; return performance.now() - s"

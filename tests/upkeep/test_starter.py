@@ -101,7 +101,6 @@ def test_pytest_k_lora_is_green_with_the_reference() -> None:
     assert (done.returncode, f"{len(NAMES)} passed, " in done.stdout) == (0, True), done.stdout
 
 
-@pytest.mark.xdist_group("expressions")  # one process asks them all
 @pytest.mark.parametrize(("lab", "expression"), EXPRESSIONS, ids=lambda of: getattr(of, "id", None))
 def test_its_expressions_select_the_whole_contract(lab: Lab, expression: str) -> None:
     """And nothing else, from the root and from the lab page's own command."""

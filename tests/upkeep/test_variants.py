@@ -70,7 +70,6 @@ def types() -> dict[str, GateResult]:
 
 
 @pytest.mark.long(40)
-@pytest.mark.xdist_group("types")
 @pytest.mark.parametrize("path", STYLES, ids=ids)
 def test_it_passes_the_gates(path: Path) -> None:
     """Imports, names, checkers, bare Parameters, and mypy --strict."""
@@ -83,7 +82,6 @@ def test_it_passes_the_gates(path: Path) -> None:
 
 
 @pytest.mark.long(40)
-@pytest.mark.xdist_group("types")
 def test_a_wrong_type_is_seen_in_its_own_file() -> None:
     """Among all the others, so that their green means something."""
     assert types()["wrong"].outcome == "failed"

@@ -176,8 +176,7 @@ def draw_pairs(ask: Asking, model: Model, r: int = 2, ends: Sequence[str] = TARG
 
 def branched(ask: Asking, model: Expr, pairs: Mapping[str, object], alpha: float) -> Expr:
     """Adapters of the judge's own there, by name, in the places of their bases."""
-    kind = KIT.adapter_of(ask.given("adapters.Adapter"))
-    return ask.w.keep(KIT.branched(model, pairs, alpha, kind))
+    return ask.w.keep(KIT.branched(model, pairs, alpha))
 
 
 def logits(ask: Asking, model: Model | Expr, given: Tensor) -> Expr:
