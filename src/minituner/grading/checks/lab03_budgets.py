@@ -142,7 +142,7 @@ def rank_budget_plan_refuses_a_target_that_matches_nothing(ask: Asking) -> None:
 
 def rank_budget_scale_by_both_rules(ask: Asking) -> None:
     r, scale = ask.rng.randint(2, 64), ask.star(SCALE)
-    alpha = r * ask.rng.randint(0, 3) + ask.rng.randint(1, r - 1)  # no multiple of r
+    alpha = r * ask.rng.randint(1, 3) + ask.rng.randint(1, r - 1)  # no multiple of r, and not 1
     calls = [scale(alpha, r), scale(alpha, r, "alpha/r"), scale(float(alpha), r, "alpha/sqrt(r)")]
     calls += [scale(float(alpha), 1, rule) for rule in ("alpha/r", "alpha/sqrt(r)")]
     want = [alpha / r, alpha / r, alpha / math.sqrt(r), alpha, alpha]
