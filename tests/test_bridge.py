@@ -280,7 +280,7 @@ def test_bridge_conv1d_layer_has_what_an_adapter_has() -> None:
     for dtype in (torch.float64, torch.bfloat16):
         rows, columns, r = random.randint(3, 9), random.randint(10, 14), random.randint(2, 5)
         base = draw_conv1d(rows, columns).to(dtype)
-        layer = LoRAConv1D(base, r=r, alpha=3.0)
+        layer = LoRAConv1D(base, r=r, alpha=3.5)  # r = 3 at alpha = 3 would hide a 1 / scaling
         got = (tuple(layer.lora_A.shape), tuple(layer.lora_B.shape))
         want = ((r, rows), (columns, r))
         assert got == want, explain(
@@ -291,8 +291,8 @@ def test_bridge_conv1d_layer_has_what_an_adapter_has() -> None:
         )
         facts = {
             "base is kept": layer.base is base,
-            "r and alpha are kept": (layer.r, layer.alpha) == (r, 3.0),
-            "scaling is alpha / r": layer.scaling == 3.0 / r,
+            "r and alpha are kept": (layer.r, layer.alpha) == (r, 3.5),
+            "scaling is alpha / r": layer.scaling == 3.5 / r,
             "scaling is a float": type(layer.scaling) is float,
             "A and B have the base's dtype": layer.lora_A.dtype == layer.lora_B.dtype == dtype,
             "B is zero": not layer.lora_B.detach().any(),
