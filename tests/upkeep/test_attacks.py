@@ -42,14 +42,14 @@ LATER, LATE_REPLY = {CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
 
 
-Session = Callable[[str], Examiner]
+Session = Callable[[Attack], Examiner]
 
 
 @pytest.fixture
 def sooner(attack: Attack) -> Iterator[None]:
     """The exam as it is, with other limits."""
     asked, seconds, reply = Box._asked_for, SOONER, REPLY
-    if attack.outside == "memory":
+    if _fills(attack):
         seconds, reply = LATER, LATE_REPLY
 
     def limited(box: Box, cpu_seconds: int, reply_seconds: float = reply) -> Peer:
@@ -65,21 +65,29 @@ def sooner(attack: Attack) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    """One session a lab, as for a course: what one attack leaves, the next would meet."""
+    """One session a lab, as for a course: what one attack leaves, the next would meet.
+
+    A worker is asked for before it is needed, with the limits of that moment: those that fill
+    memory have a session of their own.
+    """
     secret = secrets.token_hex(16)
     os.environ["MINITUNER_PRIVATE"] = secret
     with ExitStack() as stack:
         begun: list[Examiner] = []
 
         @cache
-        def of(lab_id: str) -> Examiner:
+        def of(lab_id: str, fills: bool) -> Examiner:
             begun.append(stack.enter_context(Examiner(lab(lab_id))))
             return begun[-1]
 
-        yield of
+        yield lambda attack: of(attack.lab, _fills(attack))
         for examiner in begun:  # after them all
             assert _score(examiner.examine(ROOT / "solutions")) == 100
     del os.environ["MINITUNER_PRIVATE"]
+
+
+def _fills(attack: Attack) -> bool:
+    return attack.outside == "memory"
 
 
 def _score(report: Report) -> int:
@@ -99,7 +107,7 @@ def test_it_gets_what_it_earned_and_harms_nothing(
     """The exact score, the tasks and the reason; no mark, process, port or word of a secret."""
     if attack.open:  # strict: when the hole is closed, this turns red until the row says so
         request.applymarker(pytest.mark.xfail(strict=True, reason=attack.open))
-    examiner, secret = session(attack.lab), os.environ["MINITUNER_PRIVATE"]
+    examiner, secret = session(attack), os.environ["MINITUNER_PRIVATE"]
     with stage(attack, secret) as scene:
         started = time.monotonic()
         report = examiner.examine(scene.folder)
