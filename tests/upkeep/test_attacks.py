@@ -32,31 +32,40 @@ from minituner.grading.sitting import NEXT_CPU_SECONDS
 ATTACKS = sorted(attacks(), key=lambda attack: attack.lab)
 NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it does not start a third
 SECONDS = 120.0  # above every limit of the exam together
-# Many attacks take all the time there is, so here there is less of it: CPU seconds of a first
-# worker and of those after a loss, and wall seconds for a reply. Six of them for each of CPU, where
-# the exam has four: on a busy machine a loop has to meet the first limit, not the second.
-SOONER = {CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}
-REPLY = 12.0
-# Where the wall is memory, filling it takes seconds of its own, more on a busy machine.
-LATER, LATE_REPLY = {CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0
+# Attacks that earn nothing may take all the time there is, so for them there is less of it: CPU
+# seconds of a first worker and of those after a loss, and wall seconds for a reply. It is six of
+# these for each of CPU, where the exam has four: on a busy machine a loop has to meet the first
+# limit, not the second. Where the wall is memory, filling it takes seconds of its own.
+LIMITS = {
+    "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),
+    "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0),
+}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
 
 
 Session = Callable[[Attack], Examiner]
 
 
-@pytest.fixture
-def sooner(attack: Attack) -> Iterator[None]:
-    """The exam as it is, with other limits."""
-    asked, seconds, reply = Box._asked_for, SOONER, REPLY
-    if _fills(attack):
-        seconds, reply = LATER, LATE_REPLY
+def _limits(attack: Attack) -> str:
+    """Which of LIMITS holds for it; the exam's own where it earns points, or is a control."""
+    if attack.outside == "memory":
+        return "memory"
+    return "own" if attack.expected else "sooner"
 
-    def limited(box: Box, cpu_seconds: int, reply_seconds: float = reply) -> Peer:
+
+@pytest.fixture
+def limited(attack: Attack) -> Iterator[None]:
+    """The exam as it is, but for its limits."""
+    if _limits(attack) not in LIMITS:
+        yield
+        return
+    asked, (seconds, reply) = Box._asked_for, LIMITS[_limits(attack)]
+
+    def asked_for(box: Box, cpu_seconds: int, reply_seconds: float = reply) -> Peer:
         return asked(box, seconds.get(cpu_seconds, cpu_seconds), reply_seconds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Box, "_asked_for", limited)
+        patch.setattr(Box, "_asked_for", asked_for)
         defaults = Box.worker.__kwdefaults__
         assert defaults is not None
         patch.setitem(defaults, "reply_seconds", reply)
@@ -67,8 +76,8 @@ def sooner(attack: Attack) -> Iterator[None]:
 def session() -> Iterator[Session]:
     """One session a lab, as for a course: what one attack leaves, the next would meet.
 
-    A worker is asked for before it is needed, with the limits of that moment: those that fill
-    memory have a session of their own.
+    A worker is asked for before it is needed, with the limits of that moment: so there is another
+    session for each.
     """
     secret = secrets.token_hex(16)
     os.environ["MINITUNER_PRIVATE"] = secret
@@ -76,18 +85,14 @@ def session() -> Iterator[Session]:
         begun: list[Examiner] = []
 
         @cache
-        def of(lab_id: str, fills: bool) -> Examiner:
+        def of(lab_id: str, limits: str) -> Examiner:
             begun.append(stack.enter_context(Examiner(lab(lab_id))))
             return begun[-1]
 
-        yield lambda attack: of(attack.lab, _fills(attack))
+        yield lambda attack: of(attack.lab, _limits(attack))
         for examiner in begun:  # after them all
             assert _score(examiner.examine(ROOT / "solutions")) == 100
     del os.environ["MINITUNER_PRIVATE"]
-
-
-def _fills(attack: Attack) -> bool:
-    return attack.outside == "memory"
 
 
 def _score(report: Report) -> int:
@@ -99,7 +104,7 @@ def _said(report: Report) -> str:
     return "\n".join([*lines, *(line for gate in report.gates for line in gate.findings)])
 
 
-@pytest.mark.usefixtures("sooner")
+@pytest.mark.usefixtures("limited")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.lab}-{attack.name}")
 def test_it_gets_what_it_earned_and_harms_nothing(
     attack: Attack, session: Session, request: pytest.FixtureRequest
