@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any  # Any: what JSON holds
 
-from minituner.plots import COLOURS, INK, line
+from minituner.plots import COLOURS, INK, Pictures, line
 
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.axes import Axes
@@ -236,7 +236,7 @@ def subspaces(drawn: Figure, data: Any) -> None:
     )
 
 
-FIGURES = {
+FIGURES: Pictures = {
     "ranks": (ranks, (11.0, 3.9)),
     "targets": (targets, (10.0, 3.9)),
     "scaling": (scaling, (10.0, 3.7)),

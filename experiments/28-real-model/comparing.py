@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loading import LLAMA_TARGETS, Loaded
-from story import Report, Scene, held, losses, strip, trained
+from story import Report, Scene, bare, held, losses, strip, trained
 from tuning import Plan
 
 from minituner.adapters import bases_of, matches, sizes
@@ -91,7 +91,7 @@ def compare(scene: Scene, plan: Plan, folder: Path, cells: Cells) -> Report:
         "plan": how,
         "budget": BUDGET_RANK * cost(scene.loaded, asked["places"][-1][1].targets),
         "seeds": list(cells.seeds),
-        "base": {key: value for key, value in base.items() if key != "stamp"},
+        "base": bare(base),
         **tables,
     }
 

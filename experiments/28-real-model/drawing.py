@@ -8,7 +8,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any  # Any: what JSON holds
 
-from minituner.plots import COLOURS, INK, line
+from minituner.plots import COLOURS, INK, Pictures, line
 
 if TYPE_CHECKING:  # imported where it is drawn: the numbers need no extra
     from matplotlib.axes import Axes
@@ -71,4 +71,7 @@ def panel(axes: Axes, rows: Any, base: Any) -> None:
     axes.set_xticks(places, [row["label"] for row in rows])
 
 
-FIGURES = {"shakespeare": (shakespeare, (9.0, 4.0)), "comparison": (comparison, (9.0, 4.2))}
+FIGURES: Pictures = {
+    "shakespeare": (shakespeare, (9.0, 4.0)),
+    "comparison": (comparison, (9.0, 4.2)),
+}

@@ -91,7 +91,7 @@ def load(name: str, dtype: torch.dtype = torch.float32) -> Loaded:
     """
     for needed in ("transformers", "gguf") if name == PACKAGED else ("transformers",):
         if importlib.util.find_spec(needed) is None:
-            raise Missing(f"{needed}: pip install '.[real]'")
+            raise Missing(f"{needed}: pip install -c constraints.txt --editable '.[real]'")
     transformers: Any = importlib.import_module("transformers")  # seconds, and not the core's
     if name == TINY:
         return Loaded(name, tiny(transformers).to(dtype).eval(), Bytes())

@@ -14,7 +14,6 @@ Needs the extra `real`. Source: lab/04's page. Leaves out: notes and a verdict; 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,14 +25,14 @@ from comparing import Cells, compare
 from loading import PACKAGED, Missing, load
 from meter import meter
 from rich.console import Console
-from story import Report, Scene, tell
+from story import Scene, bare, tell
 from telling import shown
 from texts import Texts, texts
 from tuning import Plan
 from whose import files
 
 from minituner.corpora import CorpusError
-from minituner.plots import redraw
+from minituner.plots import figure, needed, redraw_all
 from minituner.words import say
 
 HERE = Path(__file__).resolve().parent
@@ -92,7 +91,13 @@ def plan_of(chosen: argparse.Namespace, targets: tuple[str, ...], device: str) -
 
 
 def study(console: Console, chosen: argparse.Namespace, read: Texts) -> None:
-    """Load, train, print; with --full also compare and draw."""
+    """Load, train, print; with --full also compare and draw.
+
+    Raises:
+        ModuleNotFoundError: --full without matplotlib; nothing was run.
+    """
+    if chosen.full:
+        needed()
     device, found = device_of(chosen.device), files(chosen.impl)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
@@ -113,29 +118,19 @@ def study(console: Console, chosen: argparse.Namespace, read: Texts) -> None:
         with meter(console) as show:
             scene.show = show
             tables = {"comparison": compare(scene, plan, folder / "cells", cells)}
-        figures(drawn, tables | {"shakespeare": report})
+        tables["shakespeare"] = bare(report)
+        for name, (draw, size) in drawing.FIGURES.items():
+            figure(drawn / name, draw, tables[name], size=size)
         console.print(say("written into {path}", path=drawn), soft_wrap=True)
-
-
-def figures(folder: Path, tables: dict[str, Report]) -> None:
-    """The tables as JSON, and the pictures of every JSON in folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        kept = {key: value for key, value in table.items() if key != "stamp"}
-        text = json.dumps(kept, indent=1, ensure_ascii=False)
-        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    for name, (draw, size) in drawing.FIGURES.items():
-        redraw(folder / name, draw, size=size)
 
 
 def main() -> int:
     chosen, console = options(), Console()
     try:
         if chosen.figures:
-            figures(chosen.out / "figures", {})
-        else:
-            study(console, chosen, texts(chosen.text))
-    except (CorpusError, Missing, OSError, ValueError) as error:
+            return redraw_all(chosen.out / "figures", drawing.FIGURES)
+        study(console, chosen, texts(chosen.text))
+    except (CorpusError, Missing, ModuleNotFoundError, OSError, ValueError) as error:
         console.print(str(error), style="red", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:

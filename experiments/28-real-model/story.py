@@ -62,6 +62,11 @@ def held(path: Path, stamp: str, make: Callable[[], Report]) -> Report:
     return made
 
 
+def bare(report: Report) -> Report:
+    """What held gives, without the stamp."""
+    return {key: value for key, value in report.items() if key != "stamp"}
+
+
 def losses(scene: Scene, model: nn.Module, plan: Plan) -> dict[str, float]:
     """Mean losses on the held-out text and on the control, in nats a token."""
     found: dict[str, float] = {}
@@ -163,7 +168,7 @@ def run(scene: Scene, plan: Plan, folder: Path, first: Report) -> Report:
         "losses": [round(loss, DIGITS) for loss in course.losses],
         "curve": [[step, round(loss, DIGITS)] for step, loss in course.held_out],
         "prompts": PROMPTS,
-        "before": {key: value for key, value in first.items() if key != "stamp"},
+        "before": bare(first),
         "after": after,
     }
 

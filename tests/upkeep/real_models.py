@@ -5,36 +5,24 @@ Leaves out: the packages peft and transformers, which the test hands in as one t
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
+from together import together
 from torch import Tensor, nn
 
 from minituner.adapters import adapters_of
 from minituner.grading.registry import ROOT
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 
-SOLUTIONS = (Path(__file__).resolve().parents[2] / "solutions", ROOT / "solutions")
 VOCAB, SEQ = 31, 7
 LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Hub = Any  # peft and transformers: whole packages, imported where they are there
 
 
-def load(name: str) -> ModuleType:
-    """solutions/<name>.py under a name of its own."""
-    path = next(file for folder in SOLUTIONS if (file := folder / f"{name}.py").is_file())
-    spec = importlib.util.spec_from_file_location(f"reference_{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-BRIDGE, LORA = load("bridge"), load("lora")
+SOLVED = together(ROOT / "solutions", "adapt", "bridge", "lora")
+ADAPT, BRIDGE, LORA = SOLVED.adapt, SOLVED.bridge, SOLVED.lora
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,11 @@ table is what the pinned torch does. Leaves out: the loss, dropout, other device
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
+from together import together
 from torch import nn
 
 from minituner.minigpt import MiniGPT, MiniGPTConfig
@@ -21,18 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = MiniGPTConfig(vocab_size=31, block_size=20, n_layer=3, n_head=3, d_model=12, d_ff=17)
 
 
-def load(name: str) -> ModuleType:
-    """solutions/<name>.py under a name of its own."""
-    spec = importlib.util.spec_from_file_location(
-        f"reference_{name}", ROOT / f"solutions/{name}.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-COUNTS, LORA = load("counts"), load("lora")
+SOLVED = together(ROOT / "solutions", "counts", "lora")
+COUNTS, LORA = SOLVED.counts, SOLVED.lora
 
 
 def kept(model: nn.Module, tokens: torch.Tensor) -> int:

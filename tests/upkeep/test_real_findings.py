@@ -5,10 +5,8 @@ Leaves out: the numbers of the theory page, which theory_facts_real.py compares 
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any  # what JSON holds
 
@@ -117,23 +115,3 @@ def test_the_lab_page_quotes_the_run(ending: str) -> None:
     seconds, plan = data["seconds"], data["plan"]
     assert f"--steps {plan['steps']} --threads {data['threads']}" in text
     assert f"{seconds:.0f} s" in text and f"{data['adapter_bytes'] / 1e6:.1f} MB" in text
-
-
-@pytest.mark.parametrize("name", ["shakespeare", "comparison"])
-def test_the_pictures_are_drawn_from_the_numbers_beside_them(name: str, tmp_path: Path) -> None:
-    """Drawn again from the JSON, the SVG is the committed one, byte for byte."""
-    pytest.importorskip("matplotlib")
-    from minituner.plots import redraw
-
-    sys.path.insert(0, str(FOLDER))
-    try:
-        drawing = importlib.import_module("drawing")
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("drawing", None)
-    source = FIGURES / name
-    (tmp_path / f"{name}.json").write_bytes(source.with_suffix(".json").read_bytes())
-    draw, size = drawing.FIGURES[name]
-    redraw(tmp_path / name, draw, size=size)
-    drawn = (tmp_path / f"{name}.svg").read_bytes()
-    assert drawn == source.with_suffix(".svg").read_bytes()

@@ -24,8 +24,8 @@ from typing import Any  # the experiment's modules and what JSON holds
 
 import pytest
 import torch
-from real_models import BRIDGE, LORA
-from real_models import load as reference
+from real_models import ADAPT, BRIDGE, LORA
+from together import together
 from torch import Tensor, nn
 
 from minituner.adapters import adapters_of
@@ -36,22 +36,18 @@ PARTS = (
     *("loading", "texts", "tuning", "judging", "story"),
     *("comparing", "drawing", "shakespeare", "opened"),
 )
-ADAPT = reference("adapt")
 TEXT = "".join(f"Speaker {n}:\nThe bell tolls {n} times, and no one counts.\n\n" for n in range(40))
 
 
 @pytest.fixture(scope="module")
 def parts() -> Iterator[Any]:
-    """The experiment's modules by name; afterwards none of them is left behind."""
+    """The experiment's modules by name, and no network while they are used."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what transformers says of itself when imported
         pytest.importorskip("transformers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.syspath_prepend(str(FOLDER))
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in PARTS})
-    for path in FOLDER.glob("*.py"):
-        sys.modules.pop(path.stem, None)
+        yield together(FOLDER, *PARTS)
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ import inspect
 import statistics
 from collections.abc import Callable
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from theory_numbers import About
+from together import together
 from torch import Tensor, nn
 
 from minituner.minigpt import MiniGPTConfig
@@ -30,10 +30,7 @@ ROOT = Path(__file__).parents[2]
 @cache
 def reference() -> ModuleType:
     """solutions/lora.py, loaded as a file."""
-    spec = spec_from_file_location("theory_reference", ROOT / "solutions" / "lora.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: ModuleType = together(ROOT / "solutions", "lora").lora
     return module
 
 
