@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +37,39 @@ def test_the_pictures_are_drawn_from_the_numbers_beside_them(folder: Path, tmp_p
     for name in pictures:
         assert (tmp_path / f"{name}.svg").read_bytes() == (figures / f"{name}.svg").read_bytes()
         assert (tmp_path / f"{name}.png").is_file() and (figures / f"{name}.png").is_file()
+
+
+WITHOUT = """
+import runpy, sys
+sys.modules["matplotlib"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("28-irregular-verbs/run.py", ["--full", "--smoke"]),
+        ("28-names/run.py", ["--full", "--smoke"]),
+        ("28-rank/run.py", ["--smoke"]),
+        ("28-real-model/shakespeare.py", ["--full", "--smoke", "--text", str(Path(__file__))]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_that_cannot_draw_says_so_before_it_measures(script: str, words: list[str]) -> None:
+    """Exit 2 and one line with what to type, not a traceback after an hour."""
+    path = EXPERIMENTS / script
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(path), *words, "--impl", "reference"],
+        env=os.environ | {"PYTHONPATH": str(path.parent), "MINITUNER_LANG": "en"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, ""), done.stderr
+    assert done.stdout.startswith("matplotlib is not installed; try: pip install -c"), done.stdout
+    assert done.stdout.count("\n") == 1
 
 
 @each

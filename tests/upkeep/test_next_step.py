@@ -71,11 +71,14 @@ def test_a_crash_is_where_it_is_written(tmp_path: Path) -> None:
 
 def test_a_line_that_nobody_knows_changes_nothing(tmp_path: Path) -> None:
     """No file, another file, a file with a slip, a function of the learner's own: no task."""
-    star = tmp_path / "lora.py"
+    star, source = tmp_path / "lora.py", REFERENCE.read_text(encoding="utf-8")
+    star.write_text(source, encoding="utf-8")
+    known = line_of("update = F.linear(", source)
+    assert tasks_at(LAB, str(star), known) == ("A5",)
+    assert tasks_at(LAB, "", known) == ()
+    assert tasks_at(LAB, str(tmp_path / "none.py"), known.replace("lora", "none")) == ()
+    assert tasks_at(LAB, str(star), known.replace("lora", "other")) == ()
     star.write_text("def mine() -> None:\n    pass\n", encoding="utf-8")
-    assert tasks_at(LAB, "", "lora.py:2  pass") == ()
-    assert tasks_at(LAB, str(tmp_path / "none.py"), "none.py:2  pass") == ()
-    assert tasks_at(LAB, str(star), "other.py:2  pass") == ()
     assert tasks_at(LAB, str(star), "lora.py:2  pass") == ()
     assert tasks_at(LAB, str(star), "") == ()
     star.write_text("def (:\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from harness import LAB, REFERENCE, mutants
@@ -282,6 +283,20 @@ def test_every_screen_fits(
     assert len(lines) == size[1]
     assert max(len(line) for line in lines) <= size[0]
     assert " q " in lines[-1]  # salir, quit
+
+
+@pytest.mark.parametrize(("outcome", "counted"), [("failed", True), ("pending", False)])
+def test_open_tasks_are_counted_when_all_is_known(
+    monkeypatch: pytest.MonkeyPatch, outcome: Literal["failed", "pending"], counted: bool
+) -> None:
+    """While tests still run, nobody knows how many there are."""
+    state = crowded("en", monkeypatch)
+    last = replace(state.tasks[-1], outcome=outcome)
+    state.tasks = (*state.tasks[:-1], last)
+    console = Console(width=80, height=24, color_system=None)
+    with console.capture() as capture:
+        console.print(Screen(state), end="")
+    assert (" open" in capture.get()) == counted
 
 
 def test_a_pitfall_is_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
