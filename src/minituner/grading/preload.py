@@ -19,8 +19,10 @@ import torch
 import minituner.grading.behave
 import minituner.words
 from minituner import minigpt
+from minituner.grading.box import uncompiled
 from minituner.grading.registry import labs
 
+uncompiled.stand_in()
 for lab_id in labs():
     importlib.import_module(f"minituner.grading.checks.lab{lab_id}")
 torch.set_num_threads(1)

@@ -51,6 +51,7 @@ def warm() -> None:
     Neutral code only: a model the lab gives, its layers, a backward, a saved state.
     """
     config = minigpt.MiniGPTConfig(13, block_size=6, n_layer=2, n_head=2, d_model=12, d_ff=20)
+    torch.nn.init.kaiming_uniform_(torch.empty(3, 3, device="meta"))
     for _ in range(PRACTICE):
         model = copy.deepcopy(minigpt.MiniGPT(config).to(torch.float64))
         logits = model(torch.randint(0, 13, (3, 6)))

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from minituner.grading.box import kernel, kit, kit_04, protocol, sandbox
+from minituner.grading.box import kernel, kit, kit_04, protocol, sandbox, uncompiled
 from minituner.grading.box.worker import Worker
 
 PER_WORKER = ("pid", "ipc", "net")  # namespaces that the keeper opens for its worker
@@ -38,6 +38,7 @@ PRACTICE = 20  # times
 
 def warm() -> None:
     """Pull in what torch imports lazily, so that no fork has to. Neutral code: it is inherited."""
+    uncompiled.stand_in()
     torch.set_num_threads(1)
     layer = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.LayerNorm(4))
     x = torch.randn(3, 4, requires_grad=True)
@@ -52,7 +53,7 @@ def warm() -> None:
     layer(x).sum().item()
     parametrize.remove_parametrizations(layer[0], "weight")
     torch.einsum("or,ri->oi", torch.ones(2, 3), torch.ones(3, 4))
-    # What draws on a meta tensor imports torch's compiler, which wants places to write to.
+    # Should a submission want torch's compiler after all: that wants places to write to.
     tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = "/"  # exists, so nothing is made
     nowhere = torch.empty(3, 3, device="meta")
     for draw in (nn.init.normal_, nn.init.uniform_, nn.init.zeros_, nn.init.kaiming_uniform_):
