@@ -45,11 +45,17 @@ class Mutant:
     old: str
     new: str
     killed_by: str
+    also: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """Told apart from other labs' bugs."""
         return self.name if self.lab == LAB else f"{self.lab.id}-{self.name}"
+
+    @property
+    def own_tests(self) -> tuple[str, ...]:
+        """Those of the task that it has to die in."""
+        return self.lab.task(self.killed_by).tests
 
     def source(self) -> str:
         text = (ROOT / self.lab.reference).read_text(encoding="utf-8")
@@ -63,7 +69,12 @@ def planted(which: Lab) -> Path:
 
 def mutants(which: Lab = LAB) -> list[Mutant]:
     rows = tomllib.loads(planted(which).read_text(encoding="utf-8"))["mutant"]
-    return [Mutant(which, **(row | {"pitfall": Both(**row["pitfall"])})) for row in rows]
+    return [_mutant(which, row) for row in rows]
+
+
+def _mutant(which: Lab, row: dict[str, Any]) -> Mutant:  # Any: TOML
+    both, also = Both(**row["pitfall"]), tuple(row.get("also", ()))
+    return Mutant(which, **(row | {"pitfall": both, "also": also}))
 
 
 def variants(which: Lab = LAB) -> list[Path]:
@@ -76,10 +87,22 @@ def lab_of(star: Path) -> Lab:
     return next(one for one in labs().values() if one.star == star.name)
 
 
-def run_all(jobs: Sequence[tuple[Path, int]]) -> list[ContractRun]:
-    """Its contract on each (file, seed), a few at a time; results in the jobs' order."""
+@dataclass(frozen=True)
+class Job:
+    """A file to run the contract of its lab on: these tests of it, or all."""
+
+    star: Path
+    seed: int
+    tests: Sequence[str] | None = None
+
+    def run(self) -> ContractRun:
+        return run_contract(lab_of(self.star), self.star, seed=self.seed, tests=self.tests)
+
+
+def run_all(jobs: Sequence[Job]) -> list[ContractRun]:
+    """A few at a time; results in the jobs' order."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(lambda job: run_contract(lab_of(job[0]), job[0], seed=job[1]), jobs))
+        return list(pool.map(Job.run, jobs))
 
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -185,14 +208,15 @@ class Seeds:
         self.now.take(report)
 
 
-def run_mutants(chosen: Sequence[Mutant], seed: int) -> dict[str, ContractRun]:
+def run_mutants(chosen: Sequence[Mutant], seed: int, whole: bool = False) -> dict[str, ContractRun]:
+    """Each through the tests of its own task, or through the whole contract; by id."""
     with tempfile.TemporaryDirectory() as folder:
         jobs = []
         for mutant in chosen:
             path = Path(folder) / mutant.id / mutant.lab.star
             path.parent.mkdir()
             path.write_text(mutant.source(), encoding="utf-8")
-            jobs.append((path, seed))
+            jobs.append(Job(path, seed, None if whole else (*mutant.own_tests, *mutant.also)))
         runs = run_all(jobs)
     return {mutant.id: run for mutant, run in zip(chosen, runs, strict=True)}
 
@@ -204,13 +228,13 @@ def red(run: ContractRun) -> dict[str, str]:
 
 def killers(run: ContractRun, mutant: Mutant) -> list[str]:
     """The red tests of its task."""
-    return [name for name in mutant.lab.task(mutant.killed_by).tests if name in red(run)]
+    return [name for name in mutant.own_tests if name in red(run)]
 
 
 def _table(kind: str, which: Lab, seed: int) -> Iterable[str]:
     if kind == "mutants":
         planted = mutants(which)
-        runs = run_mutants(planted, seed)
+        runs = run_mutants(planted, seed, whole=True)
         mine = {mutant.id: len(killers(runs[mutant.id], mutant)) for mutant in planted}
         for mutant in planted:
             count, task = mine[mutant.id], mutant.killed_by
@@ -220,7 +244,7 @@ def _table(kind: str, which: Lab, seed: int) -> Iterable[str]:
         yield f"lab {which.id}: {killed} of {len(runs)} mutants killed in their task (seed {seed})"
     else:
         styles = variants(which)
-        for path, run in zip(styles, run_all([(v, seed) for v in styles]), strict=True):
+        for path, run in zip(styles, run_all([Job(v, seed) for v in styles]), strict=True):
             passed = sum(t.outcome == "passed" for t in run.tests.values())
             yield f"{which.id} {path.parent.name:32} {passed} of {len(run.tests)} (seed {seed})"
 

@@ -64,8 +64,9 @@ def run_contract(
     test_seconds: float = TEST_SECONDS,
     on_child: OnChild = lambda end: None,
     parts: int = 1,
+    tests: Sequence[str] | None = None,
 ) -> ContractRun:
-    """Run every test of the lab's contract against the file `star`.
+    """Run the tests of the lab's contract against the file `star`.
 
     Args:
         seed: of the run; the same seed draws the same shapes and the same order.
@@ -74,8 +75,9 @@ def run_contract(
         test_seconds: wall time after which one test is ended; it then earns nothing.
         on_child: hears how to end each child that starts; what it raises ends the run.
         parts: children that share the tests, at the same time; junit needs one.
+        tests: these alone; by default every test of the contract.
     """
-    wanted = [name for task in lab.tasks for name in task.tests]
+    wanted = [name for task in lab.tasks for name in task.tests] if tests is None else tests
     runs = [ContractRun() for _ in range(parts)]
     lock = threading.Lock()
 
@@ -92,7 +94,8 @@ def run_contract(
         going = []
         for number, run in enumerate(runs):
             own = Path(folder) / str(number)
-            share = _Share(lab, star, seed, tuple(wanted[number::parts]), own, parts == 1)
+            whole = parts == 1 and tests is None
+            share = _Share(lab, star, seed, tuple(wanted[number::parts]), own, whole)
             going.append(pool.submit(_run_in_children, run, share, junit, ears))
         for part in going:
             part.result()
