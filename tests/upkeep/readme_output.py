@@ -33,16 +33,16 @@ def fresh_clone(folder: Path) -> None:
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     (folder / lab("00").file).write_text(stub(lab("00")), encoding="utf-8")
-    take_types(folder)
+    take_types(folder / ".mypy_cache")
 
 
-def take_types(clone: Path) -> None:
-    """Give a clone what mypy knows of torch's types, as after a first grade: half a minute's work.
+def take_types(cache: Path) -> None:
+    """Copy what mypy knows of torch's types, as after a first grade: half a minute's work.
 
     Whole, whoever writes to it meanwhile.
     """
     for known in (ROOT / ".mypy_cache").rglob("*.db"):
-        copy = clone / known.relative_to(ROOT)
+        copy = cache / known.relative_to(ROOT / ".mypy_cache")
         copy.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(known)) as one, closing(sqlite3.connect(copy)) as other:
             one.backup(other)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import pytest
 import unprivileged
 from build import Attack, attacks
+from readme_output import take_types
 from scene import stage
+from sessions import SECRET, sessions_of
 
 from minituner.grading.exam import Examiner
 from minituner.grading.host import CPU_SECONDS, Box
@@ -32,7 +31,7 @@ from minituner.grading.sitting import NEXT_CPU_SECONDS
 ATTACKS = sorted(attacks(), key=lambda attack: attack.lab)
 NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it does not start a third
 SECONDS = 120.0  # above every limit of the exam together
-# Attacks that earn nothing may take all the time there is, so for them there is less of it: CPU
+# Attacks that earn nothing, or loop, may take all the time there is, so there is less of it: CPU
 # seconds of a first worker and of those after a loss, and wall seconds for a reply. It is six of
 # these for each of CPU, where the exam has four: on a busy machine a loop has to meet the first
 # limit, not the second. Where the wall is memory, filling it takes seconds of its own.
@@ -47,10 +46,10 @@ Session = Callable[[Attack], Examiner]
 
 
 def _limits(attack: Attack) -> str:
-    """Which of LIMITS holds for it; the exam's own where it earns points, or is a control."""
+    """Which of LIMITS holds for it; the exam's own, "", where it earns points or is a control."""
     if attack.outside == "memory":
         return "memory"
-    return "own" if attack.expected else "sooner"
+    return "sooner" if "CPU" in attack.reason or not attack.expected else ""
 
 
 @pytest.fixture
@@ -73,26 +72,17 @@ def limited(attack: Attack) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    """One session a lab, as for a course: what one attack leaves, the next would meet.
+def session(pytestconfig: pytest.Config) -> Iterator[Session]:
+    """One session a lab, as for a course: what one attack leaves, the next would meet."""
+    begun: list[Examiner] = []
 
-    A worker is asked for before it is needed, with the limits of that moment: so there is another
-    session for each.
-    """
-    secret = secrets.token_hex(16)
-    os.environ["MINITUNER_PRIVATE"] = secret
-    with ExitStack() as stack:
-        begun: list[Examiner] = []
+    def of(attack: Attack) -> Examiner:
+        begun.append(sessions_of(pytestconfig).examiner(lab(attack.lab), _limits(attack)))
+        return begun[-1]
 
-        @cache
-        def of(lab_id: str, limits: str) -> Examiner:
-            begun.append(stack.enter_context(Examiner(lab(lab_id))))
-            return begun[-1]
-
-        yield lambda attack: of(attack.lab, _limits(attack))
-        for examiner in begun:  # after them all
-            assert _score(examiner.examine(ROOT / "solutions")) == 100
-    del os.environ["MINITUNER_PRIVATE"]
+    yield of
+    for examiner in {id(one): one for one in begun}.values():  # after them all
+        assert _score(examiner.examine(ROOT / "solutions")) == 100
 
 
 def _score(report: Report) -> int:
@@ -112,7 +102,7 @@ def test_it_gets_what_it_earned_and_harms_nothing(
     """The exact score, the tasks and the reason; no mark, process, port or word of a secret."""
     if attack.open:  # strict: when the hole is closed, this turns red until the row says so
         request.applymarker(pytest.mark.xfail(strict=True, reason=attack.open))
-    examiner, secret = session(attack), os.environ["MINITUNER_PRIVATE"]
+    examiner, secret = session(attack), os.environ[SECRET]
     with stage(attack, secret) as scene:
         started = time.monotonic()
         report = examiner.examine(scene.folder)
@@ -148,8 +138,9 @@ def test_the_list_is_well_formed() -> None:
 @pytest.mark.skipif(not unprivileged.AVAILABLE, reason="needs root, setpriv and unshare")
 def test_all_of_them_once_more_without_a_privilege(tmp_path: Path) -> None:
     """The same list, examined by a user who has no privilege at all."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
+    take_types(tmp_path / ".cache/minituner/mypy")
+    for path in (*tmp_path.parents[:2], tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o777)
     words = [sys.executable, "-m", "pytest", str(ROOT / "tests/upkeep/test_attacks.py"), "-q"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark", f"--rootdir={ROOT}"]
     done = subprocess.run(

@@ -32,6 +32,7 @@ from minituner.grading.peer import Broken, Lost
 from minituner.grading.registry import ROOT
 from minituner.grading.talk import Talk
 
+pytest_plugins = ["shared"]
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
     pytest.mark.long(40),
@@ -214,7 +215,7 @@ def test_as_root_a_worker_is_a_user_of_its_own(tmp_path: Path) -> None:
     assert outcome(NONE, probe) == "did s 0"
 
 
-def test_cpu_time_is_limited() -> None:
+def test_cpu_time_is_limited(box: Box) -> None:
     """A loop that ignores every signal ends after the CPU seconds it was given, and says so."""
     source = """
 import signal
@@ -223,10 +224,9 @@ for number in set(range(1, 65)) - {9, 19, 32, 33}:
 while True:
     pass
 """
-    with Box(GIVEN) as box:
-        peer = box.worker(cpu_seconds=1, reply_seconds=30)
-        with pytest.raises(Lost, match="1 s of CPU time"):
-            peer.load("minituner.probe", "probe.py", source)
+    peer = box.worker(cpu_seconds=1, reply_seconds=30)
+    with pytest.raises(Lost, match="1 s of CPU time"):
+        peer.load("minituner.probe", "probe.py", source)
 
 
 def test_a_level_that_is_asked_for_and_missing_is_refused() -> None:

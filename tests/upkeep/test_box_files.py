@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,20 +21,13 @@ from minituner.grading.host import GIVEN, Box
 from minituner.grading.peer import Raised
 from minituner.grading.talk import Talk
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux"),
-]
+pytest_plugins = ["shared"]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux")
 PROBE = """
 from minituner import folders
 from minituner.folders import read_folder, write_folder
 saved = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"12345"}
 """
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with Box(GIVEN) as opened:
-        yield opened
 
 
 def loaded(box: Box, probe: str) -> Talk:

@@ -7,12 +7,12 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from diagnosing import FOLDER, counted
 from harness import LAB, REFERENCE, Mutant, mutants
+from sessions import Sessions
 from signs import digest, measured, table_of
 
 from minituner.grading import diagnose, practice
@@ -24,6 +24,7 @@ from minituner.grading.registry import ROOT, Lab, labs
 from minituner.grading.report import Result, TaskResult, judge
 from minituner.next_step import first_to_do
 
+pytest_plugins = ["shared"]
 every_lab = pytest.mark.parametrize("lab", labs().values(), ids=lambda lab: lab.id)
 BUGS = diagnose.bugs(LAB.star)
 CHECKS = [name for task in LAB.tasks for name in task.tests]
@@ -31,11 +32,9 @@ REFERENCE_TEXT = REFERENCE.read_text(encoding="utf-8")
 SOURCE_WITHOUT_LOAD = REFERENCE_TEXT[: REFERENCE_TEXT.index("def load_lora_state_dict")]
 
 
-@pytest.fixture(scope="module")
-def examiner() -> Iterator[Examiner]:
-    """One session for the file; a types gate in memory is not worth its start here."""
-    with Examiner(LAB, warm=False) as session:
-        yield session
+@pytest.fixture
+def examiner(sessions: Sessions) -> Examiner:
+    return sessions.examiner(LAB)
 
 
 def planted(name: str) -> Mutant:

@@ -9,25 +9,26 @@ import os
 import random
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from harness import LAB, REFERENCE, Mutant, lab_of, mutants, variants
+from sessions import Sessions
 
 from minituner.grading.checks.asking import Asking, Wrong
 from minituner.grading.checks.lab00 import CHECKS
 from minituner.grading.claims import claims
 from minituner.grading.exam import Examiner, Unfit, paper
-from minituner.grading.host import GIVEN, Box
+from minituner.grading.host import Box
 from minituner.grading.intake import NoSubmission
 from minituner.grading.peer import Lost, Peer, Raised
 from minituner.grading.registry import ROOT, Lab, labs
 from minituner.grading.report import Report
-from minituner.grading.sitting import Room, Sitting, sit, wants_another
+from minituner.grading.sitting import BESIDE, Room, Sitting, sit, wants_another
 from minituner.grading.stub import stub
 
+pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
 LABS = list(labs().values())
 MUTANTS = [mutant for which in LABS for mutant in mutants(which)]
@@ -36,16 +37,9 @@ every_lab = pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.id)
 SEEDS = int(os.environ.get("MINITUNER_SEEDS", "3"))  # a variant; `make tables` takes 50
 
 
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with Box(GIVEN) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def examiner() -> Iterator[Examiner]:
-    with Examiner(LAB) as session:
-        yield session
+@pytest.fixture
+def examiner(sessions: Sessions) -> Examiner:
+    return sessions.examiner(LAB)
 
 
 def red(sitting: Sitting) -> dict[str, str]:
@@ -73,7 +67,7 @@ def test_every_claim_of_the_contract_has_its_check(lab: Lab) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id)
 def test_a_mutant_dies_in_its_task(mutant: Mutant, box: Box) -> None:
     """A second death: the contract's tests are not what kills it here; its task's checks, alone."""
-    every, mine = paper(mutant.lab).checks, mutant.lab.task(mutant.killed_by).tests
+    every, mine = paper(mutant.lab).checks, mutant.own_tests
     seed = random.randrange(2**31)
     found = red(sit(box, mutant.lab, {name: every[name] for name in mine}, mutant.source(), seed))
     assert found, f"survives {mutant.killed_by}"
@@ -84,8 +78,9 @@ def test_a_mutant_dies_among_all_the_checks(lab: Lab, box: Box) -> None:
     """A few, drawn anew each time: what other checks do before changes nothing."""
     for mutant in random.sample(mutants(lab), 8):
         found = sat(box, lab, mutant.source())
-        mine = set(lab.task(mutant.killed_by).tests)
-        assert mine & set(found), f"{mutant.id} survives {mutant.killed_by}; red: {sorted(found)}"
+        assert set(mutant.own_tests) & set(found), (
+            f"{mutant.id} survives {mutant.killed_by}; red: {sorted(found)}"
+        )
 
 
 @pytest.mark.parametrize("path", VARIANTS, ids=[f"{p.stem}-{p.parent.name}" for p in VARIANTS])
@@ -105,10 +100,9 @@ def test_the_reference_is_green_on_fifty_seeds(lab: Lab, box: Box) -> None:
 
 
 @pytest.mark.parametrize("lab", LABS[1:], ids=lambda lab: lab.id)
-def test_the_reference_of_a_later_lab_gets_100(lab: Lab) -> None:
+def test_the_reference_of_a_later_lab_gets_100(lab: Lab, sessions: Sessions) -> None:
     """Its notes are measured again behind the walls; a session begins with it, or not at all."""
-    with Examiner(lab) as session:
-        report = session.examine(ROOT / "solutions")
+    report = sessions.examiner(lab).examine(ROOT / "solutions")
     assert report.score == 100, [t for t in report.tasks if t.outcome != "passed"]
 
 
@@ -220,8 +214,9 @@ def test_a_file_that_loads_only_so_often_fails_and_ends_nothing(
 
     monkeypatch.setattr(Peer, "loaded", seldom)
     text = REFERENCE.read_text(encoding="utf-8")
-    found = red(sit(box, LAB, dict.fromkeys(list(CHECKS)[:2], wait), text, 1))
-    assert len(found) == 2
+    some = list(CHECKS)[: BESIDE + 1]  # so many that a second worker is asked for
+    found = red(sit(box, LAB, dict.fromkeys(some, wait), text, 1))
+    assert sorted(found) == sorted(some)
     assert all("no more" in message for message in found.values())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from minituner.grading.peer import Broken, Lost, Peer
 from minituner.grading.stream import DEPTH, Lane, stream
 from minituner.grading.talk import Exchange, Talk
 
+pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the box needs Linux")
 SOURCE = """
 import os
@@ -25,12 +25,6 @@ def twice(x): return 2 * x
 """
 TWICE, END = name("minituner.probe.twice"), name("minituner.probe.end")
 NAMES = [f"check {i}" for i in range(3 * DEPTH)]
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[Box]:
-    with Box({}) as opened:
-        yield opened
 
 
 def worker(box: Box, reply_seconds: float = 20.0) -> Peer:

@@ -65,7 +65,7 @@ def clone(tmp_path: Path) -> Path:
             continue
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)
-    take_types(tmp_path)
+    take_types(tmp_path / ".mypy_cache")
     return tmp_path
 
 

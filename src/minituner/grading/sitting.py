@@ -123,8 +123,9 @@ def sit(box: Box, lab: Lab, checks: Mapping[str, Check], source: str, seed: int)
 def _sat(
     room: Room, checks: Mapping[str, Check], order: Sequence[str], one: Callable[..., Done]
 ) -> Sitting:
+    few = len(order) <= BESIDE and not any(wants_another(checks[name]) for name in order)
     try:
-        room.pair()
+        room.worker() if few else room.pair()  # a second worker would find nothing to do
     except (Raised, Lost) as error:
         return Sitting(unrunnable=why(error))
     found, marks = _together(room, checks, order, one), _Marks(room, one)
