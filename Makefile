@@ -22,13 +22,12 @@ test: $(VENV)/.dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/upkeep --numprocesses $$(( $$($(BIN)/python -c '$(CORES)') + 1 )) \
 	  --dist loadscope --no-loadscope-reorder -p no:benchmark $(PYTEST_ARGS)
 
-# One mypy call a folder: experiments share file names.
+# One mypy call a folder: experiments share file names. What the first knows of torch the others read.
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict src tests conftest.py
-	$(BIN)/mypy --strict solutions
-	set -e; for folder in experiments/*/; do $(BIN)/mypy --strict $$folder; done
+	printf '%s\n' solutions experiments/*/ | xargs -n 1 -P 2 $(BIN)/mypy --strict
 
 # What the exam and watch cost beside the commands one would type instead, scalars beside torch, and
 # adapter layers beside PEFT's; ten minutes.

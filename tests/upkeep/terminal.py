@@ -48,6 +48,7 @@ class Terminal:
             env=dict(env),
             cwd=cwd,
             start_new_session=True,
+            preexec_fn=_as_a_shell_does,
         )
         os.close(slave)
 
@@ -91,6 +92,11 @@ class Terminal:
         while self.process.poll() is None and time.monotonic() < end:
             self._read(0.1)
         return self.process.wait(timeout=1)
+
+
+def _as_a_shell_does() -> None:
+    """Ctrl-C ends the program, also where these tests run in the background and ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def running(mark: str) -> list[int]:
