@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 import unprivileged
+from processes import descendants
 
 from minituner.grading import levels
 from minituner.grading.box import kernel, protocol
@@ -272,15 +273,6 @@ def test_an_ordinary_user_gets_every_wall_but_a_user_of_its_own() -> None:
     assert json.loads(done.stdout) == ["authoritative", sorted(levels.SPACES)]
 
 
-def _children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
-
-
-def _descendants(pid: int) -> list[int]:
-    return [d for child in _children(pid) for d in (child, *_descendants(child))]
-
-
 def test_nothing_is_left_when_the_judge_dies() -> None:
     """kill -9 on the judge in the middle of a loop: zygote, keeper and worker end by themselves."""
     code = (
@@ -293,7 +285,7 @@ def test_nothing_is_left_when_the_judge_dies() -> None:
         assert judge.stdout is not None
         judge.stdout.readline()
         time.sleep(0.5)
-        family = _descendants(judge.pid)
+        family = descendants(judge.pid)
         judge.send_signal(signal.SIGKILL)
     assert len(family) == 3
     deadline = time.monotonic() + 20

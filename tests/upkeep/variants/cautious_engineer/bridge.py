@@ -1,4 +1,4 @@
-"""Every argument checked by hand, TypeError where a type is wrong; work is planned, then done; nothing trusted."""
+"""Every argument checked by hand, errors of its own, a kind of TypeError where a type is wrong; work is planned, then done; nothing trusted."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ SUFFIX_A: Final = ".lora_A.weight"
 SUFFIX_B: Final = ".lora_B.weight"
 
 
+class Unfit(ValueError):
+    """A value that does not do."""
+
+
+class Untyped(TypeError):
+    """A thing of another type."""
+
+
 @dataclass(frozen=True)
 class Write:
     """One copy that is still to be made."""
@@ -31,9 +39,9 @@ class Write:
 
     def check(self, name: str) -> None:
         if self.into.shape != self.value.shape:
-            raise ValueError(f"{name}: expected {self.into.shape}, got {self.value.shape}")
+            raise Unfit(f"{name}: expected {self.into.shape}, got {self.value.shape}")
         if not torch.isfinite(self.value.to(self.into.dtype)).all():
-            raise ValueError(f"{name}: expected values that {self.into.dtype} can hold")
+            raise Unfit(f"{name}: expected values that {self.into.dtype} can hold")
 
     @torch.no_grad()
     def do(self) -> None:
@@ -42,26 +50,26 @@ class Write:
 
 def check_rank(r: object) -> int:
     if not isinstance(r, int) or isinstance(r, bool):
-        raise TypeError(f"r: expected a count, got {r!r}")
+        raise Untyped(f"r: expected a count, got {r!r}")
     if r < 1:
-        raise ValueError(f"r: expected at least 1, got {r}")
+        raise Unfit(f"r: expected at least 1, got {r}")
     return r
 
 
 def check_number(name: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+        raise Untyped(f"{name}: expected a number, got {value!r}")
     if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
+        raise Unfit(f"{name}: expected a finite number, got {value}")
     return float(value)
 
 
 def check_files(files: Files) -> None:
     for name in (CONFIG, WEIGHTS):
         if name not in files:
-            raise ValueError(f"files: expected {name}, got {sorted(files)}")
+            raise Unfit(f"files: expected {name}, got {sorted(files)}")
         if not isinstance(files[name], bytes):
-            raise TypeError(f"{name}: expected bytes, got {type(files[name]).__name__}")
+            raise Untyped(f"{name}: expected bytes, got {type(files[name]).__name__}")
 
 
 def keep(module: nn.Module, names: list[str]) -> Callable[[], None]:
@@ -87,13 +95,13 @@ class LoRAConv1D(Adapter):
         """TypeError: base is not a Conv1D. ValueError: r < 1, or dropout outside [0, 1)."""
         super().__init__()
         if not is_conv1d(base):
-            raise TypeError(f"base: expected a Conv1D, got {type(base).__name__}")
+            raise Untyped(f"base: expected a Conv1D, got {type(base).__name__}")
         if base.weight.ndim != 2:
-            raise TypeError(f"base: expected a matrix as weight, got {tuple(base.weight.shape)}")
+            raise Untyped(f"base: expected a matrix as weight, got {tuple(base.weight.shape)}")
         check_rank(r)
         check_number("alpha", alpha)
         if not 0.0 <= check_number("dropout", dropout) < 1.0:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+            raise Unfit(f"dropout: expected a probability in [0, 1), got {dropout}")
         self.base, self.r, self.alpha = base, r, alpha
         self.scaling = float(alpha) / r
         self.lora_A, self.lora_B = adapters.factors(base, r)
@@ -105,7 +113,7 @@ class LoRAConv1D(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         if x.shape[-1] != self.lora_A.shape[1]:
-            raise ValueError(f"x: expected {self.lora_A.shape[1]} features, got {tuple(x.shape)}")
+            raise Unfit(f"x: expected {self.lora_A.shape[1]} features, got {tuple(x.shape)}")
         from_base: Tensor = self.base(x)
         thin: Tensor = self.dropout(x) @ self.lora_A.transpose(-1, -2)
         update = thin @ self.lora_B.transpose(-1, -2)
@@ -138,13 +146,13 @@ def wrap_gpt2_with_lora(
     ValueError when a target, or none, matches a Conv1D still to be wrapped; nothing is changed.
     """
     if isinstance(targets, str):
-        raise TypeError("targets: expected a list of names, got one string")
+        raise Untyped("targets: expected a list of names, got one string")
     check_rank(r)
     found, missed = adapters.targets_in(model, targets, is_conv1d)
     if missed:
-        raise ValueError(f"targets: expected each to match a Conv1D to be wrapped, got {missed}")
+        raise Unfit(f"targets: expected each to match a Conv1D to be wrapped, got {missed}")
     if not found:
-        raise ValueError("targets: expected at least one")
+        raise Unfit("targets: expected at least one")
     back = keep(model, list(found))
     try:
         made: dict[int, LoRAConv1D] = {}
@@ -171,7 +179,7 @@ class LoRAParametrization(nn.Module):
         """It freezes layer, and is then registered on layer.weight. ValueError: r < 1."""
         super().__init__()
         if not is_base(layer):
-            raise TypeError(f"layer: expected a linear or a Conv1D, got {type(layer).__name__}")
+            raise Untyped(f"layer: expected a linear or a Conv1D, got {type(layer).__name__}")
         self.scaling = check_number("alpha", alpha) / check_rank(r)
         self.transposed = is_conv1d(layer)
         self.lora_A, self.lora_B = adapters.factors(layer, r)
@@ -184,7 +192,7 @@ class LoRAParametrization(nn.Module):
         update = self.lora_B @ self.lora_A * self.scaling
         update = update.transpose(0, 1) if self.transposed else update
         if update.shape != weight.shape:
-            raise ValueError(f"weight: expected {tuple(update.shape)}, got {tuple(weight.shape)}")
+            raise Unfit(f"weight: expected {tuple(update.shape)}, got {tuple(weight.shape)}")
         return torch.add(weight, update)
 
 
@@ -195,12 +203,12 @@ def unwrap_merged(model: nn.Module) -> list[str]:
     """
     found = adapters_of(model)
     if not found:
-        raise ValueError("model: expected adapters, got none; is it unwrapped already?")
+        raise Unfit("model: expected adapters, got none; is it unwrapped already?")
     for name, adapter in found.items():
         weight = adapter.base.weight
         owners = [m for m in model.modules() if any(p is weight for p in m._parameters.values())]
         if owners != [adapter.base]:
-            raise ValueError(f"{name}: expected a weight of its own, got one of {len(owners)} modules")
+            raise Unfit(f"{name}: expected a weight of its own, got one of {len(owners)} modules")
     for name, adapter in found.items():
         adapter.merge_()
         adapters.place(model, name, adapter.base)
@@ -216,20 +224,20 @@ def adapter_files(model: nn.Module, base_name: str | None = None) -> dict[str, b
     """
     found = adapters_of(model)
     if not found:
-        raise ValueError("model: expected adapters, got none")
+        raise Unfit("model: expected adapters, got none")
     ranks = {adapter.r for adapter in found.values()}
     alphas = {adapter.alpha for adapter in found.values()}
     layouts = {is_conv1d(adapter.base) for adapter in found.values()}
     for what, values in (("r", ranks), ("alpha", alphas), ("layout", layouts)):
         if len(values) > 1:
-            raise ValueError(f"{what}: expected one for all, got {values}")
+            raise Unfit(f"{what}: expected one for all, got {values}")
     r, alpha, layout = ranks.pop(), alphas.pop(), layouts.pop()
     tensors: dict[str, Tensor] = {}
     for name, adapter in found.items():
         if not math.isclose(adapter.scaling, alpha / r, rel_tol=1e-12):
-            raise ValueError(f"{name}: expected scaling {alpha / r}, got {adapter.scaling}")
+            raise Unfit(f"{name}: expected scaling {alpha / r}, got {adapter.scaling}")
         if len(adapter.lora_A) != r or adapter.lora_B.shape[1] != r:
-            raise ValueError(f"{name}: expected factors of rank {r}")
+            raise Unfit(f"{name}: expected factors of rank {r}")
         tensors[f"{PREFIX}{name}{SUFFIX_A}"] = adapter.lora_A.detach().clone()
         tensors[f"{PREFIX}{name}{SUFFIX_B}"] = adapter.lora_B.detach().clone()
     files = to_files(Settings(r, alpha, tuple(sorted(found)), layout), tensors, base_name)
@@ -244,25 +252,25 @@ def read_adapter(files: Files) -> tuple[Settings, Pairs]:
     settings, tensors = from_files(files)
     strange = [k for k in tensors if not (k.startswith(PREFIX) and k.endswith((SUFFIX_A, SUFFIX_B)))]
     if strange:
-        raise ValueError(f"files: expected the A and the B of modules, got {strange}")
+        raise Unfit(f"files: expected the A and the B of modules, got {strange}")
     names = sorted({key.removeprefix(PREFIX)[: -len(SUFFIX_A)] for key in tensors})
     if not names or not all(names):
-        raise ValueError("files: expected at least one module, and each with a name")
+        raise Unfit("files: expected at least one module, and each with a name")
     pairs: Pairs = {}
     for name in names:
         pair = [tensors.get(f"{PREFIX}{name}{end}") for end in (SUFFIX_A, SUFFIX_B)]
         a, b = pair
         if a is None or b is None:
-            raise ValueError(f"{name}: expected an A and a B, got one of them")
+            raise Unfit(f"{name}: expected an A and a B, got one of them")
         if a.ndim != 2 or b.ndim != 2 or (a.shape[0], b.shape[1]) != (settings.r, settings.r):
-            raise ValueError(f"{name}: expected rank {settings.r}, got {a.shape} and {b.shape}")
+            raise Unfit(f"{name}: expected rank {settings.r}, got {a.shape} and {b.shape}")
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
-            raise ValueError(f"{name}: expected finite values")
+            raise Unfit(f"{name}: expected finite values")
         pairs[name] = a, b
     idle = [t for t in settings.targets if not any(adapters.matches(n, t) for n in names)]
     extra = [n for n in names if not any(adapters.matches(n, t) for t in settings.targets)]
     if idle or extra:
-        raise ValueError(f"target_modules: {idle} match no tensor, {extra} match no target")
+        raise Unfit(f"target_modules: {idle} match no tensor, {extra} match no target")
     return settings, pairs
 
 
@@ -272,13 +280,13 @@ def fill(model: nn.Module, files: Files) -> None:
     own = adapters_of(model)
     missing, extra = sorted(own.keys() - pairs.keys()), sorted(pairs.keys() - own.keys())
     if missing or extra:
-        raise ValueError(f"files: {missing} are missing, {extra} have no adapter in the model")
+        raise Unfit(f"files: {missing} are missing, {extra} have no adapter in the model")
     todo: list[Write] = []
     for name, adapter in own.items():
         if (adapter.r, adapter.alpha) != (settings.r, settings.alpha):
-            raise ValueError(f"{name}: expected r, alpha = {adapter.r}, {adapter.alpha}")
+            raise Unfit(f"{name}: expected r, alpha = {adapter.r}, {adapter.alpha}")
         if not math.isclose(adapter.scaling, settings.alpha / settings.r, rel_tol=1e-12):
-            raise ValueError(f"{name}: expected scaling {adapter.scaling}, got another")
+            raise Unfit(f"{name}: expected scaling {adapter.scaling}, got another")
         for param, value in zip((adapter.lora_A, adapter.lora_B), pairs[name], strict=True):
             todo.append(Write(param, value))
             todo[-1].check(name)
@@ -300,10 +308,10 @@ def adapted(shelf: Shelf, name: str, x: Tensor, out: Tensor) -> Tensor:
     """out, plus each row's update by its adapter (axis 0); ValueError if chosen has other rows."""
     chosen = list(shelf.chosen) if isinstance(shelf.chosen, list) else [shelf.chosen] * len(x)
     if len(chosen) != x.shape[0]:
-        raise ValueError(f"chosen: expected one for each of {len(x)} rows, got {len(chosen)}")
+        raise Unfit(f"chosen: expected one for each of {len(x)} rows, got {len(chosen)}")
     unknown = {name for name in chosen if name is not None} - shelf.held.keys()
     if unknown:
-        raise ValueError(f"chosen: expected adapters on the shelf, got {sorted(unknown)}")
+        raise Unfit(f"chosen: expected adapters on the shelf, got {sorted(unknown)}")
     if not any(wanted and name in shelf.held[wanted].pairs for wanted in chosen):
         return out
     result = out.clone()
@@ -317,21 +325,21 @@ def adapted(shelf: Shelf, name: str, x: Tensor, out: Tensor) -> Tensor:
 def attach(shelf: Shelf, name: str, files: Files) -> None:
     """Put an adapter on the shelf; ValueError if name is taken or it does not fit shelf.model."""
     if not isinstance(name, str) or not name:
-        raise TypeError(f"name: expected a name, got {name!r}")
+        raise Untyped(f"name: expected a name, got {name!r}")
     if name in shelf.held:
-        raise ValueError(f"name: {name!r} is taken")
+        raise Unfit(f"name: {name!r} is taken")
     settings, pairs = read_adapter(files)
     moved: Pairs = {}
     for path, (a, b) in pairs.items():
         if path not in shelf.bases:
-            raise ValueError(f"{path}: expected one of {sorted(shelf.bases)}")
+            raise Unfit(f"{path}: expected one of {sorted(shelf.bases)}")
         base = shelf.bases[path]
         if adapters.sizes(base) != (a.shape[1], b.shape[0]):
-            raise ValueError(f"{path}: expected {adapters.sizes(base)}, got {a.shape[1], b.shape[0]}")
+            raise Unfit(f"{path}: expected {adapters.sizes(base)}, got {a.shape[1], b.shape[0]}")
         there = (base.weight.device, base.weight.dtype)
         moved[path] = a.to(*there), b.to(*there)
         if not all(value.isfinite().all() for value in moved[path]):
-            raise ValueError(f"{path}: expected values that {base.weight.dtype} can hold")
+            raise Unfit(f"{path}: expected values that {base.weight.dtype} can hold")
     shelf.held[name] = Held(settings.alpha / settings.r, moved)
 
 
@@ -340,9 +348,9 @@ def switch(shelf: Shelf, names: Names) -> None:
     asked = tuple(names) if isinstance(names, list) else (names,)
     for one in asked:
         if one is not None and not isinstance(one, str):
-            raise TypeError(f"names: expected a name or None, got {one!r}")
+            raise Untyped(f"names: expected a name or None, got {one!r}")
         if one is not None and one not in shelf.held:
-            raise ValueError(f"names: expected some of {sorted(shelf.held)}, got {one!r}")
+            raise Unfit(f"names: expected some of {sorted(shelf.held)}, got {one!r}")
     shelf.chosen = list(asked) if isinstance(names, list) else asked[0]
 
 
