@@ -41,6 +41,7 @@ from minituner.adapt import (
     restore,
     train_step,
 )
+from minituner.messages import tells
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 from minituner.recipe import IGNORE, Batch, Checkpoint, Pair, Recipe, Run
 from minituner.words import explaining, say
@@ -101,11 +102,19 @@ class Momentum(torch.optim.Optimizer):
         self.speeds: dict[int, Tensor] = {}
         self.done = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:
             group["params"][0].grad = None
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure here
+    def step(self, closure: Any = None) -> Any:  # Any: as torch's own, by overloads
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         self.done += 1
         assert self.done <= 200, say("200 steps and no end: is run.step counted?")
         with torch.no_grad():
@@ -115,6 +124,7 @@ class Momentum(torch.optim.Optimizer):
                     speed = self.speeds.setdefault(i, torch.zeros_like(param))
                     speed.mul_(self.mu).add_(param.grad)
                     param.sub_(group["lr"] * speed)
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         groups = [{"params": [i], "lr": g["lr"]} for i, g in enumerate(self.param_groups)]
@@ -378,9 +388,9 @@ def test_adapt_data_loss_refuses_when_nothing_counts() -> None:
     """Targets that are all hidden raise ValueError (TypeError will do); they give no NaN."""
     hidden = torch.full((2, 3), IGNORE)
     said = refusal(partial(masked_loss, torch.zeros(2, 3, VOCAB), hidden))
-    assert said is not None and "targets" in said, explain(
+    assert said is not None and "target" in said, explain(
         measured=f"masked_loss(logits, all {IGNORE}) -> {said!r}",
-        expected="ValueError: targets …",
+        expected="ValueError: target …",
         cause="a mean over nothing is NaN, and one such batch makes every parameter NaN",
         read="P2",
     )
@@ -478,7 +488,7 @@ def test_adapt_rehearse_refuses_a_share_outside_its_range() -> None:
     for bad in (-0.25, 1.0, 1.5, float("nan")):
         pairs = numbered(0, 9)
         said = refusal(partial(rehearsed, pairs, pairs, 4, bad, torch.Generator()))
-        assert said is not None and "share" in said and str(bad) in said, explain(
+        assert said is not None and "share" in said and tells(said, bad), explain(
             measured=f"rehearsed(new, old, 4, {bad}, generator) -> {said!r}",
             expected=f"ValueError: share … {bad}",
             cause="share is not checked, or the message does not name it and what it got",

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minituner.messages import NUMBER, tells
 from minituner.minigpt import MiniGPT, MiniGPTConfig
 from minituner.rank import (
     LinearShape,
@@ -140,9 +141,10 @@ def refusal(function: Callable[..., object], *arguments: object) -> str:
 
 
 def says(text: str, word: str) -> bool:
-    """Whether the word stands in the text by itself; a number also in 4x3 or [4,3]."""
-    edge = r"\d" if re.fullmatch(r"-?[\d.]+", word) else r"\w"
-    return bool(re.search(rf"(?<!{edge}){re.escape(word)}(?!{edge})", text))
+    """Whether the word stands in the text by itself; a number however it is written."""
+    if NUMBER.fullmatch(word):
+        return tells(text, float(word))
+    return bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text))
 
 
 def silent(said: dict[str, str], *words: str) -> dict[str, str]:
@@ -252,7 +254,7 @@ def test_rank_spectrum_update_is_detached_and_changes_no_weight() -> None:
     after = nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
     got = weight_update(before, after)
     tracked = got.requires_grad
-    with torch.no_grad():
+    with torch.inference_mode():  # where what was made in that mode may be written to
         got.fill_(7.0)
     kept = (before.detach().abs().max().item(), after.detach().min().item())
     assert not tracked and kept == (0.0, 1.0), explain(
@@ -366,14 +368,16 @@ def test_rank_spectrum_energy_of_a_worked_spectrum() -> None:
 
 @pytest.mark.task("A3")
 def test_rank_spectrum_energy_counts_a_share_that_is_just_reached() -> None:
-    """Of four equal values the shares 0.25, 0.5, 0.75 and 1 need exactly 1, 2, 3 and 4."""
-    got = [energy_rank(vector(2, 2, 2, 2), share) for share in (0.25, 0.5, 0.75, 1.0)]
-    assert got == [1, 2, 3, 4], explain(
-        measured=f"[energy_rank([2, 2, 2, 2], s) for s in (0.25, 0.5, 0.75, 1.0)] = {got}",
-        expected=[1, 2, 3, 4],
-        cause="reaching the share exactly is enough: compare with >=, not with >",
-        read="P3",
-    )
+    """Of n equal values, n = 4 or 8, the shares 1/n, 2/n, … 1 need exactly 1, 2, … n."""
+    for n in (4, 8):
+        got = [energy_rank(vector(*[2] * n), k / n) for k in range(1, n + 1)]
+        want = list(range(1, n + 1))
+        assert got == want, explain(
+            measured=f"[energy_rank([2] * {n}, k / {n}) for k in 1, 2, … {n}] = {got}",
+            expected=want,
+            cause="reaching the share exactly is enough: compare with >=, not with >",
+            read="P3",
+        )
 
 
 @pytest.mark.task("A3")
@@ -628,7 +632,7 @@ def test_rank_factors_best_take_float32_parameters() -> None:
     kept = delta.detach().clone()
     A, B = best_factors(delta, 4)
     apart, tracked = gap(B @ A, kept), A.requires_grad or B.requires_grad
-    with torch.no_grad():
+    with torch.inference_mode():
         A.zero_()
         B.zero_()
     same = torch.equal(delta.detach(), kept)

@@ -29,6 +29,7 @@ COPY, SUB, ADD, DETACH, CLONE, TO = (
     BASE.to,
 )
 GRAD_MODE, GET_GRAD_MODE = torch._C._set_grad_enabled, torch.is_grad_enabled
+IS_INFERENCE, INFERENCE = BASE.is_inference, torch.inference_mode
 MRO = type.__dict__["__mro__"]
 NEW = object.__new__
 deepcopy = copy.deepcopy
@@ -36,6 +37,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def _in_place(change: Callable[..., Any], target: Tensor, *args: Any, **named: Any) -> None:
+    if IS_INFERENCE(target):  # what was made in that mode is written to in it alone
+        with INFERENCE():
+            change(target, *args, **named)
+        return
     was = GET_GRAD_MODE()
     GRAD_MODE(False)
     try:

@@ -65,17 +65,26 @@ class Momentum(torch.optim.Optimizer):
         self.speeds: dict[int, Tensor] = {}
         self.done = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         for group in self.param_groups:
             GRAD.__set__(group["params"][0], None)
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure here
+    def step(self, closure: Any = None) -> Any:  # Any: as torch's own, by overloads
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         self.done += 1
         if self.done > MOST:
             raise RuntimeError(f"{MOST} steps and no end: is run.step counted?")
         with torch.no_grad():
             for i, group in enumerate(self.param_groups):
                 self.move(i, group["params"][0], group["lr"])
+        return loss
 
     def move(self, i: int, param: nn.Parameter, lr: float) -> None:
         """One parameter's share of a step."""

@@ -149,8 +149,10 @@ class Worker:
         if kind is Tensor or kind is nn.Parameter:
             carried.append(value)
             return ["t", len(carried) - 1]
-        if kind is list or kind is tuple:
-            return [kind.__name__, [self._coded(item, carried) for item in value]]
+        for plain in (list, tuple):  # a NamedTuple is the tuple it holds
+            if plain in kit.MRO.__get__(kind):
+                items = plain.__iter__(value)
+                return [plain.__name__, [self._coded(item, carried) for item in items]]
         if isinstance(value, dict):
             rows = [[self._coded(k, carried), self._coded(v, carried)] for k, v in value.items()]
             return ["dict", rows]

@@ -20,9 +20,13 @@ from torch import Tensor
 from minituner.grading.expr import Expr, name
 from minituner.grading.peer import Odd, Peer
 from minituner.grading.talk import Exchange, Talk
+from minituner.messages import tells
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 CONSONANTS = "bcdfghjkmnpstvwxz"
+
+
+Words = tuple[str | float, ...]  # what a message has to say: as it stands, or as a number
 
 
 class Wrong(Exception):
@@ -152,22 +156,30 @@ class Asking:
             raise Wrong(f"max|{what}| = {off:.3g}", f"≤ {most:g}", nth)
 
     def refuses(
-        self, what: str, thing: Expr, words: tuple[str, ...], kinds: tuple[str, ...], nth: int = 0
+        self, what: str, thing: Expr, words: Words, kinds: tuple[str, ...], nth: int = 0
     ) -> None:
-        """It raises one of these kinds, with each of the words in its message."""
+        """It raises one of these kinds, with each of the words and numbers in its message."""
         self.all_refused([(what, thing, words)], kinds, nth)
 
     def all_refused(
         self,
-        things: Sequence[tuple[str, Expr, tuple[str, ...]]],
+        things: Sequence[tuple[str, Expr, Words]],
         kinds: tuple[str, ...],
         nth: int = 0,
     ) -> None:
         """The same for several, in one question."""
         told = self.w.refusals([thing for _, thing, _ in things], *kinds)
         for (what, _, words), said in zip(things, told, strict=True):
-            if said is None or not all(word in said for word in words):
-                raise Wrong(f"{what} -> {said!r}", f"{kinds[0]}: … {' … '.join(words)}", nth)
+            if said is None or not all(_has(said, word) for word in words):
+                raise Wrong(f"{what} -> {said!r}", f"{kinds[0]}: … {_listed(words)}", nth)
+
+
+def _has(said: str, word: str | float) -> bool:
+    return word in said if isinstance(word, str) else tells(said, word)
+
+
+def _listed(words: Words) -> str:
+    return " … ".join(map(str, words))
 
 
 def gap(got: object, want: Tensor) -> float:

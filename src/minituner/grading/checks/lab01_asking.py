@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minituner.grading.checks.asking import Asking, plain, words
+from minituner.grading.checks.asking import Asking, Words, plain, words
 from minituner.grading.expr import Expr
 
 REFUSED = ("ValueError", "TypeError")
@@ -96,6 +96,6 @@ def close(got: Any, want: float, rel: float) -> bool:
     return type(got) in (int, float) and math.isclose(got, want, rel_tol=rel)
 
 
-def refused(ask: Asking, things: Sequence[tuple[str, Expr, tuple[str, ...]]], nth: int = 0) -> None:
+def refused(ask: Asking, things: Sequence[tuple[str, Expr, Words]], nth: int = 0) -> None:
     """Each raises ValueError or TypeError, with each of its words."""
     ask.all_refused(things, REFUSED, nth)

@@ -113,7 +113,7 @@ def adapt_data_loss_refuses_when_nothing_counts(ask: Asking) -> None:
     rows, seq = ask.rng.randint(1, 4), ask.rng.randint(1, 5)
     hidden, logits = torch.full((rows, seq), IGNORE), ask.randn(rows, seq, VOCAB)
     call = ask.star("masked_loss")(logits, hidden)
-    ask.refuses(f"masked_loss(logits, all {IGNORE})", call, ("targets",), REFUSED)
+    ask.refuses(f"masked_loss(logits, all {IGNORE})", call, ("target",), REFUSED)
 
 
 # --- A3: rehearsal --------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def adapt_rehearse_refuses_a_share_outside_its_range(ask: Asking) -> None:
     bad = [below, 1.0, above, float("nan")]
     calls = [_draw(ask, known, known, 4, share, _generator(ask, 1)) for share in bad]
     refused = [
-        (f"share={share:.3g}", call, ("share", str(share)))
+        (f"share={share:.3g}", call, ("share", share))
         for share, call in zip(bad, calls, strict=True)
     ]
     ask.all_refused(refused, REFUSED)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minituner.grading.checks.asking import Asking, Wrong, gap, plain, shown
 from minituner.grading.expr import Expr
+from minituner.messages import NUMBER, tells
 
 KINDS = ("ValueError", "TypeError")
 Refused = Sequence[tuple[str, Expr, tuple[str, ...]]]
@@ -114,10 +115,11 @@ def refused(ask: Asking, things: Refused) -> None:
 
 
 def _says(said: str, word: str) -> bool:
-    """Whether it stands there by itself; a number also in 4x3 or [4,3]."""
-    edge = r"\d" if re.fullmatch(r"-?[\d.]+", word) else r"\w"
+    """Whether it stands there by itself; a number however it is written, also in 4x3 or [4,3]."""
+    if NUMBER.fullmatch(word):
+        return tells(said, float(word))
     either = "|".join(re.escape(one) for one in word.split("|"))
-    return bool(re.search(rf"(?<!{edge})(?:{either})(?!{edge})", said))
+    return bool(re.search(rf"(?<!\w)(?:{either})(?!\w)", said))
 
 
 # --- replies --------------------------------------------------------------------------------------

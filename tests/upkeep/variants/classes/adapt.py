@@ -5,12 +5,23 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minituner.recipe import IGNORE, Batch, Checkpoint, Pair, Recipe, Run
+
+
+class Rows(NamedTuple):
+    inputs: Tensor
+    targets: Tensor
+
+
+class Score(NamedTuple):
+    learned: float
+    control: float
 
 
 class Row:
@@ -38,7 +49,7 @@ def padded(pairs: Sequence[Pair], pad_id: int) -> Batch:
         raise ValueError("pairs: expected at least one")
     width = max(len(row) for row in rows)
     inputs = torch.tensor([row.inputs(width, pad_id) for row in rows])
-    return inputs, torch.tensor([row.targets(width) for row in rows])
+    return Rows(inputs, torch.tensor([row.targets(width) for row in rows]))
 
 
 def masked_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -115,16 +126,20 @@ def clip_(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
 
 def train_step(run: Run, batch: Batch, recipe: Recipe) -> float:
     inputs, targets = batch
-    run.optimizer.zero_grad(set_to_none=True)
     run.model.train()
-    loss = masked_loss(run.model(inputs), targets)
-    torch.autograd.backward(loss)
-    clip_(run.model.parameters(), recipe.max_norm)
     for group in run.optimizer.param_groups:
         group.update(lr=Schedule(recipe).at(run.step))
-    run.optimizer.step()
+
+    def closure() -> float:
+        run.optimizer.zero_grad(set_to_none=True)
+        loss = masked_loss(run.model(inputs), targets)
+        torch.autograd.backward(loss)
+        clip_(run.model.parameters(), recipe.max_norm)
+        return loss.item()
+
+    found = run.optimizer.step(closure)
     run.step += 1
-    return loss.item()
+    return found
 
 
 class Asking:
@@ -196,7 +211,7 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def keep(run: Run, learned: float, control: float, lowest: float) -> bool:
-    now = (learned, control)
+    now = Score(learned, control)
     if control < lowest or now <= run.best:
         run.since += 1
         return False
@@ -228,7 +243,7 @@ def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def checkpoint(run: Run) -> Checkpoint:
     moment: Checkpoint = {
         "step": run.step,
-        "best": run.best,
+        "best": (run.best[0], run.best[1]),
         "since": run.since,
         "kept": run.kept,
         "adapters": adapter_state(run.model),
@@ -242,6 +257,7 @@ def checkpoint(run: Run) -> Checkpoint:
 def restore(run: Run, state: Checkpoint) -> None:
     own = copy.deepcopy(state)
     check_adapters(run.model, own["adapters"])
+    copy.deepcopy(run.optimizer).load_state_dict(copy.deepcopy(own["optimizer"]))  # does it fit?
     run.optimizer.load_state_dict(own["optimizer"])
     load_adapters(run.model, own["adapters"])
     run.generator.set_state(own["batch_rng"])

@@ -24,6 +24,13 @@ class Spot(NamedTuple):
     names: list[str]
 
 
+class Factors(NamedTuple):
+    """What is learned of one module."""
+
+    A: Tensor
+    B: Tensor
+
+
 class Kind(NamedTuple):
     """What one CONFIG says of all adapters."""
 
@@ -211,7 +218,7 @@ def read_adapter(files: Files) -> tuple[Settings, Pairs]:
                 raise ValueError(f"{key}: expected the A or the B of a module")
         match pair:
             case (a, Tensor() as b) if (a.ndim, b.ndim) == (2, 2):
-                pairs[name] = a, b
+                pairs[name] = Factors(a, b)
             case _:
                 raise ValueError(f"{name}: expected two matrices")
         if {a.shape[0], b.shape[1]} != {settings.r}:

@@ -82,6 +82,7 @@ class Spectral:
         return self.parts[2].T[strong].contiguous()
 
 
+@torch.inference_mode()
 def weight_update(before: Tensor, after: Tensor) -> Tensor:
     old, new = Spectral("before", before).matrix, Spectral("after", after).matrix
     if old.shape != new.shape:
@@ -95,7 +96,7 @@ def singular_spectrum(delta: Tensor) -> Tensor:
 
 def energy_rank(spectrum: Tensor, share: float = 0.9) -> int:
     if not (share > 0 and share <= 1):
-        raise ValueError(f"share must be in (0, 1], not {share}")
+        raise ValueError(f"share must be in (0, 1], not {share:.2f}")
     energy = as_spectrum(spectrum) ** 2
     if not energy[0]:
         return 0
@@ -114,11 +115,12 @@ def entropy_rank(spectrum: Tensor) -> float:
     return float(torch.exp(-entropy))
 
 
+@torch.inference_mode()
 def best_factors(delta: Tensor, r: int, scaling: float = 1.0) -> tuple[Tensor, Tensor]:
     if r < 1:
         raise TypeError(f"r must be positive, was {r}")
     if not (scaling > 0 and math.isfinite(scaling)):
-        raise TypeError(f"scaling must be positive and finite, was {scaling}")
+        raise TypeError(f"scaling must be positive and finite, was {scaling:.3f}")
     U, S, V = Spectral("delta", delta).parts
     gap = max(0, r - len(S))
     half = torch.diag(S[:r].sqrt()) / math.sqrt(scaling)

@@ -95,6 +95,10 @@ class LoRALinear(nn.Module):
         MergeVisitor().visit_adapter(self)
 
 
+class WrappedLinear(LoRALinear):
+    """The one that stands in a model."""
+
+
 class Visitor:
     """Walks a model; an adapter is visited as a whole, its base only if the visitor goes on."""
 
@@ -161,7 +165,7 @@ class AdapterFactory:
 
     def get(self, linear: nn.Linear) -> LoRALinear:
         if id(linear) not in self.made:
-            self.made[id(linear)] = LoRALinear(linear, self.r, self.alpha, self.dropout)
+            self.made[id(linear)] = WrappedLinear(linear, self.r, self.alpha, self.dropout)
         return self.made[id(linear)]
 
 
