@@ -31,9 +31,7 @@ class Sessions:
     def __init__(self, config: pytest.Config) -> None:
         self.open = ExitStack()
         config.add_cleanup(self.open.close)
-        self.secret = secrets.token_hex(16)  # in the environment of all that is started below
-        os.environ[SECRET] = self.secret
-        self.open.callback(os.environ.pop, SECRET)
+        os.environ.setdefault(SECRET, secrets.token_hex(16))  # and so of all that is started below
         self.clerk = self.open.enter_context(Clerk())
         self.boxes: dict[str, Box] = {}
         self.examiners: dict[tuple[str, str], Examiner] = {}

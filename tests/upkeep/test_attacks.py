@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -149,6 +150,7 @@ def test_all_of_them_once_more_without_a_privilege(tmp_path: Path) -> None:
         env=os.environ
         | {
             NESTED: "1",
+            SECRET: secrets.token_hex(16),  # there from its first moment, for whoever reads /proc
             "HOME": str(tmp_path),
             "TMPDIR": str(tmp_path),
             "PYTHONDONTWRITEBYTECODE": "1",
