@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
-from functools import cache
-
-import pytest
 
 from minituner.grading.clerk import Clerk
 from minituner.grading.exam import Examiner
@@ -22,19 +19,24 @@ SECRET = "MINITUNER_PRIVATE"
 
 
 class Sessions:
-    """Each opened when it is first asked for; all closed with the run.
+    """Each opened when it is first asked for; a context manager that closes them all.
 
     A box has its next workers ready, with the limits of the moment they were made; so tests that
     change them (test_attacks.py) name their limits, and have a box for each.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self) -> None:
         self.open = ExitStack()
-        config.add_cleanup(self.open.close)
         os.environ.setdefault(SECRET, secrets.token_hex(16))  # and so of all that is started below
         self.clerk = self.open.enter_context(Clerk())
         self.boxes: dict[str, Box] = {}
         self.examiners: dict[tuple[str, str], Examiner] = {}
+
+    def __enter__(self) -> Sessions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
 
     def box(self, limits: str = "") -> Box:
         if limits not in self.boxes:
@@ -47,6 +49,3 @@ class Sessions:
             examiner = Examiner(lab, box=self.box(limits), clerk=self.clerk)
             self.examiners[key] = self.open.enter_context(examiner)
         return self.examiners[key]
-
-
-sessions_of = cache(Sessions)

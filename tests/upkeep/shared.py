@@ -5,16 +5,19 @@ Leaves out: what they give (sessions.py). Nothing imports this; pytest does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from sessions import Sessions, sessions_of
+from sessions import Sessions
 
 from minituner.grading.host import Box
 
 
-@pytest.fixture
-def sessions(pytestconfig: pytest.Config) -> Sessions:
+@pytest.fixture(scope="session")
+def sessions() -> Iterator[Sessions]:
     """Those of this run."""
-    return sessions_of(pytestconfig)
+    with Sessions() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import unprivileged
 from build import Attack, attacks
 from readme_output import take_types
 from scene import stage
-from sessions import SECRET, sessions_of
+from sessions import SECRET, Sessions
 
 from minituner.grading.exam import Examiner
 from minituner.grading.host import CPU_SECONDS, Box
@@ -40,6 +40,7 @@ LIMITS = {
     "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),
     "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0),
 }
+pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
 
 
@@ -73,16 +74,17 @@ def limited(attack: Attack) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def session(pytestconfig: pytest.Config) -> Iterator[Session]:
+def session(sessions: Sessions) -> Iterator[Session]:
     """One session a lab, as for a course: what one attack leaves, the next would meet."""
-    begun: list[Examiner] = []
+    begun = set[Examiner]()
 
     def of(attack: Attack) -> Examiner:
-        begun.append(sessions_of(pytestconfig).examiner(lab(attack.lab), _limits(attack)))
-        return begun[-1]
+        examiner = sessions.examiner(lab(attack.lab), _limits(attack))
+        begun.add(examiner)
+        return examiner
 
     yield of
-    for examiner in {id(one): one for one in begun}.values():  # after them all
+    for examiner in begun:  # after them all
         assert _score(examiner.examine(ROOT / "solutions")) == 100
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import LAB, REFERENCE, Mutant, lab_of, mutants, variants
+from processes import desk_of
 from sessions import Sessions
 
 from minituner.grading.checks.asking import Asking, Wrong
@@ -218,6 +219,33 @@ def test_a_file_that_loads_only_so_often_fails_and_ends_nothing(
     found = red(sit(box, LAB, dict.fromkeys(some, wait), text, 1))
     assert sorted(found) == sorted(some)
     assert all("no more" in message for message in found.values())
+
+
+@pytest.mark.parametrize(("more", "workers"), [(0, 1), (1, 2)])
+def test_few_checks_need_one_worker(
+    box: Box, monkeypatch: pytest.MonkeyPatch, more: int, workers: int
+) -> None:
+    """A second one begins where the first has left it something to do."""
+    begun, begin = [], Peer.begin
+
+    def spied(peer: Peer, *given: str) -> None:
+        begun.append(peer)
+        begin(peer, *given)
+
+    monkeypatch.setattr(Peer, "begin", spied)
+    some = [name for name in CHECKS if not wants_another(CHECKS[name])][: BESIDE + more]
+    checks = {name: CHECKS[name] for name in some}
+    assert red(sit(box, LAB, checks, REFERENCE.read_text(encoding="utf-8"), 1)) == {}
+    assert len(begun) == workers
+
+
+def test_what_a_session_was_given_stays_open(sessions: Sessions) -> None:
+    """Box and clerk serve the next one: the same zygote, the same desk."""
+    box, clerk = sessions.box(), sessions.clerk
+    with Examiner(LAB, box=box, clerk=clerk):
+        zygote, desk = box.process, desk_of(clerk)
+    assert zygote is not None and zygote is box.process and zygote.poll() is None
+    assert clerk.review(LAB, "") and desk_of(clerk) == desk
 
 
 def test_a_broken_box_is_an_error_and_no_zero(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_it_dies_in_its_task(mutant: Mutant) -> None:
     """The contract kills it in a test of the task it belongs to."""
     run = runs(mutant.lab.id)[mutant.id]
     assert not run.broken, run.broken
+    assert set(run.tests) == {*mutant.own_tests, *mutant.also}
     assert killers(run, mutant), f"survives {mutant.killed_by}; red: {sorted(red(run))}"
     assert set(mutant.also) <= set(red(run)), f"survives one of {mutant.also}"
 
