@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import warnings
 import zlib
@@ -46,6 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.user_properties.extend(("task", m.args[0]) for m in item.iter_markers("task"))
     items.sort(key=seconds, reverse=True)  # in the order drawn, but for upkeep's long ones
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is loaded and collected stays: no need to look through it again and again
 
 
 def seconds(item: pytest.Item) -> float:

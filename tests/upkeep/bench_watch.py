@@ -100,7 +100,7 @@ def measure(rounds: int) -> Timed:
         driver.start()
         watch.run()
         driver.join()
-    wire, child = start(floor, rounds)
+    wire, child = start("bench_watch:floor", rounds)
     for index in range(rounds + 1):
         once = wire.recv()
         if index:

@@ -1,6 +1,7 @@
 """Runs the contract on many files at once: mutants, variants, and the reference over many seeds.
 
-Uses the grader's own runner, so what is proved here is what learners get. Prints the two tables:
+Uses the grader's own runner, so what is proved here is what learners get; where a bug meets its own
+task's tests alone, planting.py collects once for many. Prints the two tables:
 
     python tests/upkeep/harness.py mutants          every lab's; or: mutants 01
     python tests/upkeep/harness.py variants
@@ -20,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import planting
 import pytest
 
 from minituner.grading import relay
@@ -89,14 +91,13 @@ def lab_of(star: Path) -> Lab:
 
 @dataclass(frozen=True)
 class Job:
-    """A file to run the contract of its lab on: these tests of it, or all."""
+    """A file to run the contract of its lab on."""
 
     star: Path
     seed: int
-    tests: Sequence[str] | None = None
 
     def run(self) -> ContractRun:
-        return run_contract(lab_of(self.star), self.star, seed=self.seed, tests=self.tests)
+        return run_contract(lab_of(self.star), self.star, seed=self.seed)
 
 
 def run_all(jobs: Sequence[Job]) -> list[ContractRun]:
@@ -107,7 +108,7 @@ def run_all(jobs: Sequence[Job]) -> list[ContractRun]:
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
     """The red tests by seed; one child runs them all, since a right answer needs no fresh one."""
-    ours, child = start(_child_of_many_seeds, path, seeds)
+    ours, child = start("harness:_child_of_many_seeds", path, seeds)
     found: dict[int, dict[str, str]] = json.loads(ours.recv_bytes(), object_hook=_int_keys)
     child.join()
     return found
@@ -209,15 +210,20 @@ class Seeds:
 
 
 def run_mutants(chosen: Sequence[Mutant], seed: int, whole: bool = False) -> dict[str, ContractRun]:
-    """Each through the tests of its own task, or through the whole contract; by id."""
+    """Each of a lab's bugs through its task's tests, or through the whole contract; by id."""
     with tempfile.TemporaryDirectory() as folder:
-        jobs = []
+        stars = []
         for mutant in chosen:
             path = Path(folder) / mutant.id / mutant.lab.star
             path.parent.mkdir()
             path.write_text(mutant.source(), encoding="utf-8")
-            jobs.append(Job(path, seed, None if whole else (*mutant.own_tests, *mutant.also)))
-        runs = run_all(jobs)
+            stars.append(path)
+        if whole:
+            runs = run_all([Job(star, seed) for star in stars])
+        else:
+            pairs = zip(chosen, stars, strict=True)
+            own = [planting.Job(star, (*bug.own_tests, *bug.also)) for bug, star in pairs]
+            runs = planting.own_runs(chosen[0].lab, own, seed)
     return {mutant.id: run for mutant, run in zip(chosen, runs, strict=True)}
 
 

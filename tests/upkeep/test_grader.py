@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from minituner.grading import practice
-from minituner.grading.child import REHEARSED
 from minituner.grading.contract import ContractRun, run_contract
-from minituner.grading.registry import ROOT, lab, labs
+from minituner.grading.registry import ROOT, lab
 from minituner.grading.report import GateResult, Report, Result, judge
 
 LAB = lab("00")
@@ -184,22 +179,6 @@ def test_an_endless_import_is_stopped(tmp_path: Path) -> None:
     assert "while True: pass" in run.unrunnable
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="process groups are POSIX")
-def test_nothing_outlives_the_run(tmp_path: Path) -> None:
-    """A process that the file leaves behind is ended with the run."""
-    mark = tmp_path / "alive"
-    left = (
-        "\nimport os, time\nif os.fork() == 0:\n    while True:\n"
-        f"        open({str(mark)!r}, 'w').close(); time.sleep(0.05)\n"
-    )
-    path = tmp_path / LAB.star
-    path.write_text(REFERENCE + left, encoding="utf-8")
-    run_contract(LAB, path, seed=3)
-    mark.unlink(missing_ok=True)
-    time.sleep(0.3)
-    assert not mark.exists()
-
-
 def test_a_test_without_a_result_is_our_error() -> None:
     """A required id that never came back is never a pass and never the learner's zero."""
     passed = {name: Result("passed") for task in LAB.tasks for name in task.tests}
@@ -261,44 +240,3 @@ def test_a_folder_in_either_layout(tmp_path: Path) -> None:
     assert practice.find(LAB, str(deep)).star == deep / LAB.file
     with pytest.raises(practice.NoSuchFile, match=r"expected a lora\.py or a folder with one"):
         practice.find(LAB, str(tmp_path))
-
-
-@pytest.mark.parametrize("chosen", [list(labs()), [LAB.id]], ids=["all", "one"])
-def test_the_rehearsal_runs_and_leaves_nothing(chosen: list[str]) -> None:
-    """The fork server met every test once (all red), and keeps no file a child must read anew."""
-    paths = [path for one in labs().values() for path in (one.file, one.contract)]
-    read_anew = ["conftest", *(Path(path).stem for path in paths)]
-    told = (
-        "import json, sys; before = list(sys.meta_path);"
-        "from minituner.grading import rehearse;"
-        f"kept = [n for n in sys.modules if n.split('.')[-1] in {read_anew}];"
-        "print(json.dumps([rehearse.ENDED, kept, sys.meta_path[1:] == before]))"
-    )
-    few = " ".join(chosen) if len(chosen) == 1 else ""
-    done = subprocess.run(
-        [sys.executable, "-c", told],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-        env=os.environ | {REHEARSED: few},
-    )
-    red = dict.fromkeys(chosen, int(pytest.ExitCode.TESTS_FAILED))
-    assert json.loads(done.stdout) == [red, [], True]
-
-
-def test_a_child_does_not_import_the_program_that_started_it(tmp_path: Path) -> None:
-    """Or each run would pay for the whole command line again; and it must not run twice."""
-    program = tmp_path / "program.py"
-    program.write_text(
-        "from pathlib import Path\n"
-        f"with open({str(tmp_path / 'starts')!r}, 'a') as log: log.write('x')\n"
-        "from minituner.grading.contract import run_contract\n"
-        "from minituner.grading.registry import ROOT, lab\n"
-        "if __name__ == '__main__':\n"
-        "    run = run_contract(lab('00'), ROOT / 'solutions/lora.py', seed=1)\n"
-        "    assert len(run.tests) == 81, run\n",
-        encoding="utf-8",
-    )
-    subprocess.run([sys.executable, str(program)], cwd=ROOT, check=True)
-    assert (tmp_path / "starts").read_text(encoding="utf-8") == "x"

@@ -14,8 +14,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,7 @@ from types import ModuleType
 
 STARTING = threading.Lock()  # children are started one at a time
 SERVER = ["preload"]  # what the fork server imports
+IMPORT_SLACK = 3  # importing and collecting may take so many times as long as a test
 REHEARSED = "MINITUNER_REHEARSED"  # the labs that it rehearses
 
 
@@ -50,8 +52,13 @@ Child = tuple[Connection, BaseProcess]  # our end of the wire, and the process
 SPARE: list[Child] = []  # started, and waiting to hear what to do
 
 
-def start(target: Callable[..., None], *args: object) -> Child:
-    """A child that runs target(wire, *args): the spare one, where there is one."""
+def start(target: str, *args: object) -> Child:
+    """A child that runs target(wire, *args): the spare one, where there is one.
+
+    Args:
+        target: "module:function". Here its module is not imported: torch, or pytest, would take as
+            long as the rest of a command.
+    """
     while SPARE:
         wire, child = SPARE.pop()
         with contextlib.suppress(OSError):  # it is gone: take another
@@ -97,7 +104,8 @@ def _wait(wire: Connection) -> None:
         target, args = wire.recv()
     except EOFError:  # nobody needs it any more
         return
-    target(wire, *args)
+    module, _, function = target.partition(":")
+    getattr(import_module(module), function)(wire, *args)
 
 
 @contextlib.contextmanager

@@ -19,14 +19,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from minituner.grading import relay
-from minituner.grading.child import end, start
+from minituner.grading.child import IMPORT_SLACK, end, start
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Result
 from minituner.words import say
 
 START_SECONDS = 120.0  # importing torch on a cold disk
 TEST_SECONDS = 10.0  # an honest test takes milliseconds
+RELAY = "minituner.grading.relay:main"  # the child's side
 PATIENCE = 2  # how many tests may end or hang the process before the rest is left unrun
 
 
@@ -64,7 +64,6 @@ def run_contract(
     test_seconds: float = TEST_SECONDS,
     on_child: OnChild = lambda end: None,
     parts: int = 1,
-    tests: Sequence[str] | None = None,
 ) -> ContractRun:
     """Run the tests of the lab's contract against the file `star`.
 
@@ -75,9 +74,8 @@ def run_contract(
         test_seconds: wall time after which one test is ended; it then earns nothing.
         on_child: hears how to end each child that starts; what it raises ends the run.
         parts: children that share the tests, at the same time; junit needs one.
-        tests: these alone; by default every test of the contract.
     """
-    wanted = [name for task in lab.tasks for name in task.tests] if tests is None else tests
+    wanted = [name for task in lab.tasks for name in task.tests]
     runs = [ContractRun() for _ in range(parts)]
     lock = threading.Lock()
 
@@ -94,8 +92,7 @@ def run_contract(
         going = []
         for number, run in enumerate(runs):
             own = Path(folder) / str(number)
-            whole = parts == 1 and tests is None
-            share = _Share(lab, star, seed, tuple(wanted[number::parts]), own, whole)
+            share = _Share(lab, star, seed, tuple(wanted[number::parts]), own, parts == 1)
             going.append(pool.submit(_run_in_children, run, share, junit, ears))
         for part in going:
             part.result()
@@ -173,7 +170,9 @@ def _one_child(
     ears: _Ears,
 ) -> bool:
     """Start one child and listen to it; True when a test ended or hung it before the end."""
-    ours, child = start(relay.main, str(ROOT), str(star), args, ears.test_seconds)
+    ours, child = start(
+        "minituner.grading.relay:main", str(ROOT), str(star), args, ears.test_seconds
+    )
     state = _State(wanted)
     try:
         ears.on_child(partial(end, child))
@@ -235,7 +234,7 @@ def _events(wire: Connection, state: _State, test_seconds: float) -> Iterator[di
                 yield {"event": "silent"}
                 return
             # A little more than the child's own watch, which can name the line.
-            limit = test_seconds if state.running else test_seconds * relay.IMPORT_SLACK
+            limit = test_seconds if state.running else test_seconds * IMPORT_SLACK
             if not wire.poll(limit + 1 if state.ready else START_SECONDS):
                 yield {"event": "silent"}
                 return

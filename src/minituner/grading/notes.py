@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from minituner.grading import child
 from minituner.grading.contract import OnChild
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult
@@ -37,34 +34,25 @@ def check_notes(
         written = read(notes.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         return _failed([say("{path}: cannot be read ({why})", path=notes, why=error)])
-    command = [sys.executable, str(ROOT / lab.experiment), "--impl", str(star), "--json"]
     try:
-        measured: dict[str, str] = json.loads(_output(command, on_child).strip().splitlines()[-1])
-    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        measured: dict[str, str] = json.loads(_measured(lab, star, on_child).splitlines()[-1])
+    except (EOFError, OSError, ValueError, IndexError):
         return _failed([say("{command} gave no values; run it yourself", command=lab.experiment)])
     return judged(lab, written, measured)
 
 
-def _output(command: list[str], on_child: OnChild) -> str:
-    """What the command prints; it does not outlive its time, nor whoever asked."""
-    quiet, own = subprocess.DEVNULL, hasattr(os, "killpg")
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=quiet, text=True, start_new_session=own
-    ) as process:
-
-        def end() -> None:
-            with suppress(OSError):
-                if own:
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    process.kill()
-
-        try:
-            on_child(end)
-            return process.communicate(timeout=MEASURE_SECONDS)[0]
-        finally:
-            if process.poll() is None:
-                end()
+def _measured(lab: Lab, star: Path, on_child: OnChild) -> str:
+    """What the experiment prints of the file; it does not outlive its time, nor whoever asked."""
+    script, args = ROOT / lab.experiment, ("--impl", str(star), "--json")
+    wire, process = child.start("minituner.grading.remeasure:main", str(ROOT), str(script), args)
+    try:
+        on_child(partial(child.end, process))
+        if not wire.poll(MEASURE_SECONDS):
+            raise TimeoutError
+        return wire.recv_bytes().decode()
+    finally:
+        child.end(process)
+        wire.close()
 
 
 def absent(notes: Path | str) -> GateResult:

@@ -155,9 +155,7 @@ def worth_diagnosing(run: ContractRun) -> bool:
 
 def behaviour(lab: Lab, text: str, on_child: OnChild = lambda end: None) -> diagnose.Signs:
     """What the file shows at the seed of every diagnosis; nothing where that takes too long."""
-    from minituner.grading import behave  # the child's side: the exam, which imports us, is not it
-
-    wire, process = child.start(behave.main, str(ROOT), lab.id, text)
+    wire, process = child.start("minituner.grading.behave:main", str(ROOT), lab.id, text)
     try:
         on_child(partial(child.end, process))
         if not wire.poll(BEHAVE_SECONDS):

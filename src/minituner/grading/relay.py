@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from minituner.grading.child import IMPORT_SLACK
 from minituner.words import say
 
 # Logging, long tracebacks and rewritten asserts cost half of the time, and nobody reads them here:
@@ -29,7 +30,6 @@ UNUSED += ["subtests", "faulthandler"]
 SPARING = (*(f"-pno:{name}" for name in UNUSED), "--capture=no", "--tb=native", "--assert=plain")
 # The order is randomly's; what a test draws is seeded by conftest.py, once.
 PLUGINS = ("-ppytest_randomly", "--randomly-dont-reset-seed", *SPARING)
-IMPORT_SLACK = 3
 
 
 def own_line(frames: traceback.StackSummary, star: Path) -> str:
