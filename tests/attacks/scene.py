@@ -43,7 +43,7 @@ class Box:
     def start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         config = json.dumps({"layers": self.layers, "given": GIVEN})
-        command = [sys.executable, "-I", "-m", "minituner.grading.box.zygote"]
+        command = [sys.executable, "-I", "-m", "minituner.grading.box.start"]
         environment, passed = {"PATH": os.environ["PATH"]}, [theirs.fileno()]
         if not self.layers:  # something to find, in the memory and in a descriptor
             environment["MINITUNER_PRIVATE"] = self.secret

@@ -98,7 +98,7 @@ def _left() -> str:
     """Processes of the box or the desk that are still there (joblib's own workers idle apart)."""
     time.sleep(3)
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    rows = [line for line in listed.stdout.splitlines() if "grading.box.zygote" in line]
+    rows = [line for line in listed.stdout.splitlines() if "grading.box.start" in line]
     return str(rows or "none")
 
 

@@ -102,7 +102,7 @@ class Box:
         # A message a worker: on a stream two that come close together would be read as one.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         config = json.dumps({"layers": list(layers), "given": self.given})
-        module = "minituner.grading.box.zygote"
+        module = "minituner.grading.box.start"
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-m", module, str(theirs.fileno()), config],
             pass_fds=[theirs.fileno()],

@@ -1,6 +1,6 @@
 """Starts once, warms torch, and forks a sandboxed worker for each submission. It holds no secret.
 
-    python -I -m minituner.grading.box.zygote FD CONFIG
+    python -I -m minituner.grading.box.start FD CONFIG
 
 FD is a socket on which each message asks for one worker: limits in JSON, and two descriptors, the
 worker's wire and the keeper's. The keeper is a small process between: it waits for its worker,
@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from minituner.grading.box import kernel, kit, kit_04, protocol, sandbox, uncompiled
+from minituner.grading.box import kernel, kit, kit_04, pages, protocol, sandbox, uncompiled
 from minituner.grading.box.worker import Worker
 
 PER_WORKER = ("pid", "ipc", "net")  # namespaces that the keeper opens for its worker
@@ -143,6 +143,7 @@ class Zygote:
         """Fork a keeper for each message, until the judge hangs up."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects the keepers
         protocol.send(self.control.fileno(), protocol.pack({"ready": self.standing}, []))
+        forks = pages.Forks(self.proc)
         while True:
             message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE, 2)
             if not message:
@@ -152,6 +153,7 @@ class Zygote:
                 self.keep(sandbox.Limits(**json.loads(message)), *descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
+            forks.one_more()
 
     def keep(self, limits: sandbox.Limits, wire: int, line: int) -> None:
         """The keeper: one worker, and word of its end."""
@@ -192,7 +194,6 @@ class Zygote:
         except OSError as error:
             protocol.send(wire, protocol.pack({"broken": str(error)}, []))
             os._exit(0)
-        gc.disable()  # a worker does not live long enough to need it
         try:
             Worker(wire, self.given).serve()
         finally:
@@ -225,10 +226,5 @@ def main() -> None:
     except OSError as error:
         protocol.send(control.fileno(), protocol.pack({"broken": str(error)}, []))
         return
-    gc.collect()
-    gc.freeze()  # what is loaded now stays: workers need not look through it again
+    gc.freeze()  # should a worker collect after all, it need not look through what is loaded
     zygote.serve()
-
-
-if __name__ == "__main__":
-    main()
