@@ -17,6 +17,7 @@ GROUPS = {
     r"test_variants\.py::test_(?:it_passes_the_gates|a_wrong_type)": "types",  # one run of mypy
     r"test_starter\.py::test_its_expressions": "expressions",  # one process asks them all
     r"test_attacks\.py::test_it_gets.*\[(0[1-9])-": "attacks",  # one session a lab; 00 has many
+    r"test_theory\.py::.*\[(0\d)-": "theory",  # a page's facts are measured once
     r"test_box(?:_files)?\.py::": "box",  # one box
     r"test_page_(?:browser|large)\.py::": "browser",  # one browser
 }

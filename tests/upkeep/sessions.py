@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
+from functools import cached_property
 
 from minituner.grading.clerk import Clerk
 from minituner.grading.exam import Examiner
@@ -19,18 +20,13 @@ SECRET = "MINITUNER_PRIVATE"
 
 
 class Sessions:
-    """Each opened when it is first asked for; a context manager that closes them all.
-
-    A box has its next workers ready, with the limits of the moment they were made; so tests that
-    change them (test_attacks.py) name their limits, and have a box for each.
-    """
+    """Each opened when it is first asked for; a context manager that closes them all."""
 
     def __init__(self) -> None:
         self.open = ExitStack()
         os.environ.setdefault(SECRET, secrets.token_hex(16))  # and so of all that is started below
         self.clerk = self.open.enter_context(Clerk())
-        self.boxes: dict[str, Box] = {}
-        self.examiners: dict[tuple[str, str], Examiner] = {}
+        self.examiners: dict[str, Examiner] = {}
 
     def __enter__(self) -> Sessions:
         return self
@@ -38,14 +34,12 @@ class Sessions:
     def __exit__(self, *_: object) -> None:
         self.open.close()
 
-    def box(self, limits: str = "") -> Box:
-        if limits not in self.boxes:
-            self.boxes[limits] = self.open.enter_context(Box(GIVEN))
-        return self.boxes[limits]
+    @cached_property
+    def box(self) -> Box:
+        return self.open.enter_context(Box(GIVEN))
 
-    def examiner(self, lab: Lab, limits: str = "") -> Examiner:
-        key = lab.id, limits
-        if key not in self.examiners:
-            examiner = Examiner(lab, box=self.box(limits), clerk=self.clerk)
-            self.examiners[key] = self.open.enter_context(examiner)
-        return self.examiners[key]
+    def examiner(self, lab: Lab) -> Examiner:
+        if lab.id not in self.examiners:
+            examiner = Examiner(lab, box=self.box, clerk=self.clerk)
+            self.examiners[lab.id] = self.open.enter_context(examiner)
+        return self.examiners[lab.id]

@@ -23,4 +23,4 @@ def sessions() -> Iterator[Sessions]:
 @pytest.fixture
 def box(sessions: Sessions) -> Box:
     """The one box."""
-    return sessions.box()
+    return sessions.box

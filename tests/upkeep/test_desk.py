@@ -99,7 +99,8 @@ def fault(text):
     if "bug" in text: raise KeyError
     if "exit" in text: sys.exit(2)
     return text
-desk.READ_SECONDS, desk.TYPES_SECONDS, desk.PATIENCE = 1, 2, 8.0
+desk.READ_SECONDS, desk.PATIENCE = 1, 8.0
+desk.WARM_TYPES_SECONDS = desk.TYPES_SECONDS = 2
 if "WHERE" == "read": desk.read = lambda lab, text: fault(text)
 check = tools.WarmMypy.check
 def warm(self, text):

@@ -241,7 +241,7 @@ def test_few_checks_need_one_worker(
 
 def test_what_a_session_was_given_stays_open(sessions: Sessions) -> None:
     """Box and clerk serve the next one: the same zygote, the same desk."""
-    box, clerk = sessions.box(), sessions.clerk
+    box, clerk = sessions.box, sessions.clerk
     with Examiner(LAB, box=box, clerk=clerk):
         zygote, desk = box.process, desk_of(clerk)
     assert zygote is not None and zygote is box.process and zygote.poll() is None

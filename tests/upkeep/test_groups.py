@@ -37,6 +37,10 @@ def test_it_dies(lab):
         ),
         ("tests/upkeep/test_mutants.py::test_no_two_behave_alike[02]", "mutants-02"),
         ("tests/upkeep/test_mutants.py::test_no_two_behave_alike[00]", "mutants-00"),
+        (
+            "tests/upkeep/test_theory.py::test_theory_doctests_run[05-x-.es.md]",
+            "theory-05",
+        ),
         ("tests/upkeep/test_box_files.py::test_x", "box"),
         ("tests/upkeep/test_variants.py::test_it_passes_the_gates[a]", "types"),
     ],

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:  # for its types only: the code that runs is the reference
-    pass
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +40,7 @@ def fact(text: str, *values: float | About) -> Fact:
     return Fact(text, values)
 
 
+@cache
 def plain(text: str) -> str:
     """The page without doctests, comments, link targets, labels, markup and line ends."""
     for pattern, stand_in in ((DOCTEST, ""), (COMMENT, ""), (TARGET, "]"), (LABEL, "label")):
@@ -67,10 +67,11 @@ def agrees(figure: str, want: float | About) -> bool:
 def covered(text: str, part: str, numbers: list[Span]) -> set[Span]:
     """The numbers inside the occurrences of part; an occurrence that cuts a number is none."""
     spans: set[Span] = set()
+    starts, ends = [a for a, _ in numbers], [b for _, b in numbers]
     start = text.find(part)
     while start >= 0:
         end = start + len(part)
-        touched = {(a, b) for a, b in numbers if a < end and b > start}
+        touched = set(numbers[bisect_right(ends, start) : bisect_left(starts, end)])
         if all(start <= a and b <= end for a, b in touched):
             spans |= touched
         start = text.find(part, start + 1)

@@ -36,7 +36,8 @@ from minituner.grading.tools import Elsewhere, WarmMypy
 from minituner.words import VARIABLE, catalog
 
 READ_SECONDS = 5  # of CPU time; an honest file takes 0.02
-TYPES_SECONDS = 10  # of CPU time; an honest file takes 0.1 warm, 2 cold
+WARM_TYPES_SECONDS = 5  # of CPU time, with mypy in memory; an honest file takes 0.1
+TYPES_SECONDS = 10  # of CPU time, with its cache on disk; an honest file takes 2
 PATIENCE = 3.0  # wall seconds a child may take for each of its CPU seconds
 MORE_MEMORY = 1 << 30  # bytes of address space above the desk's own
 LARGEST_FILE = 64 << 20  # bytes: mypy's disk cache
@@ -186,7 +187,7 @@ class Desk:
         warm, star = self.warm, Path(self.lab.star)
         if warm is not None:
             work = functools.partial(types, self.lab, warm.check, text)
-            answer = in_child(work, TYPES_SECONDS, self.wire)
+            answer = in_child(work, WARM_TYPES_SECONDS, self.wire)
         spent = answer.ended in LIMITS  # the other road would only take as much again
         if not spent and (not answer.gates or answer.gates[0].outcome == "error"):
             check = functools.partial(tools.check_types, star)
