@@ -64,16 +64,19 @@ def agrees(figure: str, want: float | About) -> bool:
     return abs(got - want) <= 0.5 * unit * (1 + 1e-9)
 
 
-def covered(text: str, part: str, numbers: list[Span]) -> set[Span]:
-    """The numbers inside the occurrences of part; an occurrence that cuts a number is none."""
+def covered(text: str, part: str, starts: list[int], ends: list[int]) -> set[Span]:
+    """The numbers inside the occurrences of part; an occurrence that cuts a number is none.
+
+    Args:
+        starts, ends: where each number of the text begins and ends, in order.
+    """
     spans: set[Span] = set()
-    starts, ends = [a for a, _ in numbers], [b for _, b in numbers]
     start = text.find(part)
     while start >= 0:
         end = start + len(part)
-        touched = set(numbers[bisect_right(ends, start) : bisect_left(starts, end)])
-        if all(start <= a and b <= end for a, b in touched):
-            spans |= touched
+        first, last = bisect_right(ends, start), bisect_left(starts, end)  # the numbers it touches
+        if first < last and start <= starts[first] and ends[last - 1] <= end:
+            spans.update(zip(starts[first:last], ends[first:last], strict=True))
         start = text.find(part, start + 1)
     return spans
 
@@ -81,7 +84,8 @@ def covered(text: str, part: str, numbers: list[Span]) -> set[Span]:
 def complaints(text: str, facts: list[Fact]) -> list[str]:
     """What is wrong between a plain page and its facts: absent facts, numbers without a fact."""
     numbers = [match.span() for match in NUMBER.finditer(text)]
-    found = {part: covered(text, plain(part), numbers) for part, _ in facts}
+    starts, ends = [a for a, _ in numbers], [b for _, b in numbers]
+    found = {part: covered(text, plain(part), starts, ends) for part, _ in facts}
     known: set[Span] = set().union(*found.values())
     absent = [f"not on the page: {part}" for part, spans in found.items() if not spans]
     stray = [(a, b) for a, b in numbers if (a, b) not in known]
