@@ -74,7 +74,7 @@ def wrap_gpt2_with_lora(
     found, missed = adapters.targets_in(model, targets, is_conv1d)
     if missed or not found:
         raise ValueError(f"targets: expected each to match a Conv1D not yet wrapped, got {missed}")
-    wrapped = {base: LoRAConv1D(base, r, alpha, dropout) for base in set(found.values())}
+    wrapped = {base: LoRAConv1D(base, r, alpha, dropout) for base in dict.fromkeys(found.values())}
     for name, base in found.items():
         adapters.place(model, name, wrapped[base])
     adapters.freeze_all_but_adapters(model)

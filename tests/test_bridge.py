@@ -1552,7 +1552,8 @@ def test_bridge_several_attach_holds_what_the_files_say() -> None:
     for name, scale, pairs in (("poet", 1.5, poet), ("cook", 2.0, cook)):
         held = shelf.held.get(name)
         if held is None or held.scaling != scale or held.pairs.keys() != pairs.keys():
-            wrong.append(f"{name}: " + (f"{held.scaling}, {[*held.pairs]}" if held else "not held"))
+            of = f"{held.scaling}, {sorted(map(str, held.pairs))}" if held else "not held"
+            wrong.append(f"{name}: {of}")
             continue
         for path, pair in pairs.items():
             for mine, true in zip(held.pairs[path], pair, strict=True):

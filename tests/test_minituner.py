@@ -227,7 +227,7 @@ def changes(before: Snapshot, model: nn.Module) -> list[str]:
     now_modules, now_params = snapshot(model)
     found = sorted(modules.keys() ^ now_modules.keys())
     found += [n for n in modules if n in now_modules and modules[n] is not now_modules[n]]
-    for name in params.keys() & now_params.keys():
+    for name in (n for n in params if n in now_params):
         (old, value, flag), (new, now, now_flag) = params[name], now_params[name]
         if old is not new or flag != now_flag or not torch.equal(value, now):
             found.append(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -76,6 +77,9 @@ def to_files(
         tensors: by key; no two may share memory.
         base_name: what the base is called where models are published.
         task_type: CAUSAL_LM, for example; PEFT then asks the base for a `generate`.
+
+    Raises:
+        ValueError: one tensor stands under two names.
     """
     config = {
         **WRITTEN,
@@ -86,7 +90,12 @@ def to_files(
         "base_model_name_or_path": base_name,
         "task_type": task_type,
     }
-    weights = save({key: value.contiguous() for key, value in tensors.items()}, {"format": "pt"})
+    own = {key: value.contiguous() for key, value in tensors.items()}
+    places = Counter(value.data_ptr() for value in own.values())
+    twice = [key for key, value in own.items() if value.numel() and places[value.data_ptr()] > 1]
+    if twice:
+        raise ValueError(f"tensors: expected a copy for each name, got one for {sorted(twice)}")
+    weights = save(own, {"format": "pt"})
     return {CONFIG: json.dumps(config, indent=2).encode(), WEIGHTS: weights}
 
 
@@ -116,7 +125,9 @@ def read_config(content: bytes) -> Settings:
 
 
 def from_files(files: Files) -> tuple[Settings, dict[str, Tensor]]:
-    """The same back: what CONFIG says, and the tensors of WEIGHTS, checked no further.
+    """The same back: what CONFIG says, and the tensors of WEIGHTS by name, checked no further.
+
+    In the order of their names: safetensors has another in each run.
 
     Raises:
         ValueError: a file is missing, broken, or asks for something else than plain LoRA.
@@ -124,6 +135,6 @@ def from_files(files: Files) -> tuple[Settings, dict[str, Tensor]]:
     if files.keys() != {CONFIG, WEIGHTS}:
         raise ValueError(f"files: expected {CONFIG} and {WEIGHTS}, got {sorted(files)}")
     try:
-        return read_config(files[CONFIG]), load(files[WEIGHTS])
+        return read_config(files[CONFIG]), dict(sorted(load(files[WEIGHTS]).items()))
     except SafetensorError as error:
         raise ValueError(f"{WEIGHTS}: expected safetensors, got {error}") from error

@@ -59,7 +59,10 @@ class Box:
         )
         theirs.close()
         self.control = ours
-        print("zygote:", protocol.unpack(*_split(ours.recv(1 << 16)))[0], flush=True)
+        said = ours.recv(1 << 16)
+        if not said:
+            sys.exit(f"zygote: ended before it began (exit {self.process.wait()})")
+        print("zygote:", protocol.unpack(*_split(said))[0], flush=True)
 
     def worker(self, wire: socket.socket) -> socket.socket:
         ours, theirs = socket.socketpair()

@@ -218,12 +218,15 @@ def run_mutants(chosen: Sequence[Mutant], seed: int, whole: bool = False) -> dic
             path.parent.mkdir()
             path.write_text(mutant.source(), encoding="utf-8")
             stars.append(path)
-        if whole:
-            runs = run_all([Job(star, seed) for star in stars])
+        own = [(*mutant.own_tests, *mutant.also) for mutant in chosen]
+        if not whole and sys.platform == "linux":  # elsewhere it is unsafe to fork what has torch
+            jobs = [planting.Job(star, tests) for star, tests in zip(stars, own, strict=True)]
+            runs = planting.own_runs(chosen[0].lab, jobs, seed)
         else:
-            pairs = zip(chosen, stars, strict=True)
-            own = [planting.Job(star, (*bug.own_tests, *bug.also)) for bug, star in pairs]
-            runs = planting.own_runs(chosen[0].lab, own, seed)
+            runs = run_all([Job(star, seed) for star in stars])
+        if not whole:
+            for run, tests in zip(runs, own, strict=True):
+                run.tests = {name: run.tests[name] for name in tests if name in run.tests}
     return {mutant.id: run for mutant, run in zip(chosen, runs, strict=True)}
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from minituner.adapters import adapters_of
 from minituner.folders import read_folder
 from minituner.gpt2 import GPT2, GPT2Config, hollow_gpt2
-from minituner.settings import WEIGHTS
+from minituner.settings import WEIGHTS, Settings, from_files, to_files
 from minituner.shelf import shelf_for
 
 
@@ -231,3 +231,14 @@ def test_a_linear_named_c_attn_is_not_gpt2s(hub: Hub) -> None:
         LORA.wrap_minigpt_with_lora(CASES[2].base(hub), target_modules=["c_attn"])
     with pytest.raises(ValueError, match="q_proj"):
         BRIDGE.wrap_gpt2_with_lora(CASES[5].base(hub), ["q_proj"])
+
+
+def test_one_tensor_under_two_names_is_refused() -> None:
+    """By their names, in order; what only has the same values, or nothing in it, is not."""
+    settings = Settings(2, 3.0, ("x",))
+    one = torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"a copy for each name, got one for \['a', 'c'\]"):
+        to_files(settings, {"c": one, "b": one.clone(), "a": one})
+    empty = torch.empty(0)
+    files = to_files(settings, {"z": one, "b": one.clone(), "e": empty, "f": empty})
+    assert list(from_files(files)[1]) == ["b", "e", "f", "z"]  # as named, in every run

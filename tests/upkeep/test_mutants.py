@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
+import planting
 import pytest
 from harness import Mutant, killers, mutants, red, run_mutants
 from signs import table_of
@@ -58,6 +61,19 @@ def test_the_list_is_well_formed(lab: Lab) -> None:
         assert mutant.pitfall.en.strip() and mutant.pitfall.es.strip(), mutant.name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="forks what has torch")
+@every_lab
+def test_without_a_bug_the_same_road_is_green(lab: Lab, tmp_path: Path) -> None:
+    """The reference in its own place passes every test, so that a red one is the bug's doing."""
+    star = tmp_path / lab.star
+    star.write_text((ROOT / lab.reference).read_text(encoding="utf-8"), encoding="utf-8")
+    every = tuple(name for task in lab.tasks for name in task.tests)
+    seed = random.randrange(2**31)
+    first, again = planting.own_runs(lab, [planting.Job(star, every)] * 2, seed)
+    assert (red(first), red(again)) == ({}, {})
+    assert set(first.tests) == set(again.tests) == set(every)
+
+
 @every_mutant
 def test_it_dies_in_its_task(mutant: Mutant) -> None:
     """The contract kills it in a test of the task it belongs to."""
@@ -87,11 +103,20 @@ def test_a_few_die_in_the_whole_contract(lab: Lab) -> None:
 
 @every_lab
 def test_no_two_behave_alike(lab: Lab) -> None:
-    """Two mutants show other values in the exam's checks or, where not, in the whole contract."""
+    """Two mutants show other values in the exam's checks or, where not, in the whole contract.
+
+    There a value is shown to two digits, which may be the same by chance: on three seeds in a row
+    they are not.
+    """
     signs = json.loads(table_of(lab).read_text(encoding="utf-8"))["signs"]
     alike: dict[str, list[Mutant]] = {}
     for mutant in MUTANTS[lab.id]:
         alike.setdefault(json.dumps(signs[mutant.name], sort_keys=True), []).append(mutant)
     for group in (group for group in alike.values() if len(group) > 1):
-        found = run_mutants(group, seed=random.randrange(2**31), whole=True)
-        assert len({frozenset(red(run).items()) for run in found.values()}) == len(group), group
+        assert any(_differ(group, random.randrange(2**31)) for _ in range(3)), group
+
+
+def _differ(group: list[Mutant], seed: int) -> bool:
+    """Whether each of them is red in another way."""
+    found = run_mutants(group, seed=seed, whole=True)
+    return len({frozenset(red(run).items()) for run in found.values()}) == len(group)

@@ -61,12 +61,14 @@ def test_what_is_gathered_keeps_its_values() -> None:
 
 @pytest.mark.usefixtures("huge_pages")
 def test_a_box_that_forks_often_is_gathered_and_serves_on() -> None:
-    """In its jail, where /proc is out of sight; a worker after that has the same walls."""
+    """In its jail, where /proc is out of sight; without all its walls a worker would be refused."""
     with Box(GIVEN) as box:
         assert box.process is not None
-        pid, before = box.process.pid, in_huge_pages(box.process.pid)
-        standing = box.standing
-        for _ in range(AFTER + 1):
+        pid = box.process.pid
+        for _ in range(AFTER - 3):  # one has looked which walls stand
+            box.worker().close()
+        before = in_huge_pages(pid)
+        for _ in range(3):
             box.worker().close()
         peer = box.worker()  # answers only once the one before it is done with
         try:
@@ -74,8 +76,7 @@ def test_a_box_that_forks_often_is_gathered_and_serves_on() -> None:
             assert Talk(peer).ask(name("minituner.probe.found")) == 42
         finally:
             peer.close()
-        assert box.standing == standing
-        assert before < 1024
+        assert in_huge_pages(pid) > before
         assert in_huge_pages(pid) > 50 * 1024
 
 
@@ -85,8 +86,11 @@ def test_a_desk_that_reads_often_is_gathered_and_reads_on() -> None:
     with Clerk() as clerk:
         assert clerk.prepare(LAB) == ""
         first = clerk.types(LAB, "x: int = 'a'\n")
-        assert in_huge_pages(desk_of(clerk)) < 1024
-        for _ in range(AFTER):
+        for _ in range(AFTER - 4):  # it has been asked twice
+            clerk.review(LAB, "import os\n")
+        before = in_huge_pages(desk_of(clerk))
+        for _ in range(3):
             clerk.review(LAB, "import os\n")
         assert clerk.types(LAB, "x: int = 'a'\n") == first  # heard only after the gathering
+        assert in_huge_pages(desk_of(clerk)) > before
         assert in_huge_pages(desk_of(clerk)) > 50 * 1024

@@ -170,9 +170,7 @@ def _one_child(
     ears: _Ears,
 ) -> bool:
     """Start one child and listen to it; True when a test ended or hung it before the end."""
-    ours, child = start(
-        "minituner.grading.relay:main", str(ROOT), str(star), args, ears.test_seconds
-    )
+    ours, child = start(RELAY, str(ROOT), str(star), args, ears.test_seconds)
     state = _State(wanted)
     try:
         ears.on_child(partial(end, child))

@@ -170,7 +170,8 @@ class Desk:
             try:
                 with _ended_by_hanging_up(self.wire):
                     self.warm = WarmMypy(self.lab.imports, self.lab.star)
-                gc.freeze()  # or a child's collector copies the pages that it touches
+                gc.disable()  # mypy has switched it on again; a child ends before it would pay
+                gc.freeze()  # should one collect all the same, it touches, and so copies, less
                 bad = self._types("x: int = 'a'\n").gates
                 if not (bad and bad[0].outcome == "failed"):
                     raise RuntimeError("expected a finding on a wrong type, got none")
@@ -248,7 +249,7 @@ def _look(poll: select.poll, done: int) -> None:
 
 def main(file: str, lab_id: str, warmth: str) -> None:
     tempfile.tempdir = os.getcwd()  # what a child leaves behind goes with the folder
-    gc.disable()  # what mypy loads stays, and a child ends soon: a fifth of the time was this
+    gc.disable()  # what is loaded stays
     try:
         with contextlib.suppress(HungUp):
             Desk(Connection(int(file)), lab(lab_id), warmth == "warm").serve()

@@ -8,6 +8,7 @@ Leaves out: the layers themselves (box/sandbox.py) and talking to a worker (peer
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from minituner.grading.box import protocol
+from minituner.grading.box.start import REFUSED
 from minituner.grading.levels import BASIC, KERNEL, OWN_USER, SPACES, level
 from minituner.grading.peer import REPLY_SECONDS, Broken, Peer
 from minituner.grading.registry import given
@@ -116,7 +118,13 @@ class Box:
         self.control = ours
         try:
             ready, _ = protocol.receive(ours.fileno(), time.monotonic() + START_SECONDS)
-        except (protocol.Closed, protocol.TooSlow, protocol.Malformed):
+        except protocol.Closed:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=2)
+            if self.process.returncode == REFUSED:
+                raise Broken(f"unshare: {os.strerror(errno.EPERM)}") from None
+            raise Broken(say("the box did not start")) from None
+        except (protocol.TooSlow, protocol.Malformed):
             raise Broken(say("the box did not start")) from None
         if "broken" in ready:
             raise Broken(str(ready["broken"]))

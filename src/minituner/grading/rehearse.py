@@ -129,6 +129,7 @@ def main() -> dict[str, int]:
                 ended[lab.id] = rehearse(lab)
             forget(lab)
     sys.meta_path[:] = finders
+    gc.unfreeze()  # pytest's sessions are over, and conftest.py has frozen them
     gc.collect()
     gc.freeze()
     return ended

@@ -1,9 +1,10 @@
 """Where the box begins: python -I -m minituner.grading.box.start FD CONFIG, as zygote.py has it.
 
-Before torch is loaded, which takes seconds: where the kernel refuses the namespaces it ends at once
-and without a word, and the search for garbage is off. In here all stays that is loaded, and to
-search through it would take an eighth of the start.
-Leaves out: whatever else may fail (zygote.py says that).
+Before torch is loaded, which takes seconds: where the kernel refuses the namespaces it ends, by an
+exit status, and the search for garbage is off. In here all stays that is loaded, and to search
+through it would take an eighth of the start.
+Leaves out: whatever else may fail, a worker's own user namespace as root among it; zygote.py says
+that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib import import_module
 
 from minituner.grading.box import kernel
 
-REFUSED = 3  # an exit status
+REFUSED = 3  # the exit status
 
 
 def may_have(layers: list[str]) -> bool:
