@@ -26,7 +26,7 @@ import pytest
 
 from minituner.grading import relay
 from minituner.grading.child import expect_many, start
-from minituner.grading.contract import ContractRun, run_contract
+from minituner.grading.contract import ContractRun, _name, run_contract
 from minituner.grading.registry import ROOT, Both, Lab, lab, labs
 
 LAB = lab("00")  # what the tests of the grader itself grade
@@ -134,11 +134,6 @@ def _child_of_many_seeds(wire: Connection, path: Path, seeds: Sequence[int]) -> 
     wire.send_bytes(json.dumps(found).encode())
 
 
-def plain(test_id: str) -> str:
-    """A test's name on the cpu."""
-    return test_id.rpartition("::")[2].removesuffix("[cpu]")
-
-
 class Heard:
     """What passed and what did not."""
 
@@ -148,7 +143,7 @@ class Heard:
         self.red: dict[str, str] = {}
 
     def take(self, report: pytest.TestReport) -> None:
-        name = plain(report.nodeid)
+        name = _name(report.nodeid)
         if report.when == "call":
             self.order.append(name)
         if report.outcome != "passed":
@@ -192,7 +187,7 @@ class Seeds:
     ) -> bool | None:
         if not self.again or "tmp_path" in getattr(item, "fixturenames", ()):  # it asks for reports
             return None
-        name, state = plain(item.nodeid), item.session._setupstate
+        name, state = _name(item.nodeid), item.session._setupstate
         self.now.order.append(name)
         try:
             try:
@@ -219,14 +214,14 @@ def run_mutants(chosen: Sequence[Mutant], seed: int, whole: bool = False) -> dic
             path.write_text(mutant.source(), encoding="utf-8")
             stars.append(path)
         own = [(*mutant.own_tests, *mutant.also) for mutant in chosen]
-        if not whole and sys.platform == "linux":  # elsewhere it is unsafe to fork what has torch
-            jobs = [planting.Job(star, tests) for star, tests in zip(stars, own, strict=True)]
-            runs = planting.own_runs(chosen[0].lab, jobs, seed)
+        if sys.platform == "linux" and not whole:
+            trials = [planting.Trial(star, tests) for star, tests in zip(stars, own, strict=True)]
+            runs = planting.own_runs(chosen[0].lab, trials, seed)
         else:
             runs = run_all([Job(star, seed) for star in stars])
-        if not whole:
             for run, tests in zip(runs, own, strict=True):
-                run.tests = {name: run.tests[name] for name in tests if name in run.tests}
+                if not whole:  # where it is unsafe to fork what has torch
+                    run.tests = {name: run.tests[name] for name in tests if name in run.tests}
     return {mutant.id: run for mutant, run in zip(chosen, runs, strict=True)}
 
 

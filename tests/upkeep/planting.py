@@ -8,7 +8,6 @@ of the tests (test_mutants.py).
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import os
@@ -25,7 +24,7 @@ import pytest
 
 from minituner.grading import relay
 from minituner.grading.child import start
-from minituner.grading.contract import ContractRun, _State
+from minituner.grading.contract import ContractRun, _name, _State
 from minituner.grading.registry import ROOT, Lab
 from minituner.standin import stand_in
 
@@ -33,19 +32,19 @@ SECONDS = 60  # for one bug's tests; they take a tenth of a second
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     """A file, and which tests of its lab's contract it meets."""
 
     star: Path
     tests: tuple[str, ...]
 
 
-def own_runs(lab: Lab, jobs: Sequence[Job], seed: int) -> list[ContractRun]:
-    """What came of each, in the jobs' order; one that ended or hung has results missing."""
-    ours, child = start("planting:_child", lab, jobs, seed)
+def own_runs(lab: Lab, trials: Sequence[Trial], seed: int) -> list[ContractRun]:
+    """What came of each, in the trials' order; one that ended or hung has results missing."""
+    ours, child = start("planting:_child", lab, trials, seed)
     runs = []
-    for job in jobs:
-        state, run = _State(job.tests), ContractRun()
+    for trial in trials:
+        state, run = _State(trial.tests), ContractRun()
         for line in json.loads(ours.recv_bytes()):
             state.take(run, json.loads(line))
         runs.append(run)
@@ -53,30 +52,29 @@ def own_runs(lab: Lab, jobs: Sequence[Job], seed: int) -> list[ContractRun]:
     return runs
 
 
-def _child(wire: Connection, lab: Lab, jobs: Sequence[Job], seed: int) -> None:
+def _child(wire: Connection, lab: Lab, trials: Sequence[Trial], seed: int) -> None:
     relay.hush(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         args = [lab.contract, f"--impl={ROOT / lab.reference}", f"--randomly-seed={seed}"]
         args += ["--device=cpu", f"--basetemp={folder}/t"]
-        pytest.main([*args, *relay.PLUGINS, "-q"], plugins=[Forked(wire, lab, jobs)])
+        pytest.main([*args, *relay.PLUGINS, "-q"], plugins=[Forked(wire, lab, trials)])
 
 
 class Forked:
-    """A pytest plugin that runs what was collected once a job, each time in a fork."""
+    """A pytest plugin that runs what was collected once a trial, each time in a fork."""
 
-    def __init__(self, wire: Connection, lab: Lab, jobs: Sequence[Job]) -> None:
-        self.wire, self.lab, self.jobs = wire, lab, jobs
+    def __init__(self, wire: Connection, lab: Lab, trials: Sequence[Trial]) -> None:
+        self.wire, self.lab, self.trials = wire, lab, trials
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        gc.freeze()
-        for job in self.jobs:
+        for trial in self.trials:
             heard, telling = multiprocessing.Pipe(duplex=False)
             child = os.fork()
             if child == 0:
                 try:
                     signal.alarm(SECONDS)
-                    self._run(session, job, telling)
+                    self._run(session, trial, telling)
                 finally:
                     os._exit(0)
             telling.close()
@@ -90,11 +88,11 @@ class Forked:
             self.wire.send_bytes(json.dumps(lines).encode())
         return True
 
-    def _run(self, session: pytest.Session, job: Job, telling: Connection) -> None:
-        """The job's tests on its file; in a fork of its own."""
-        session.config.pluginmanager.register(relay.Relay(telling, job.star))
-        items = [item for item in session.items if _plain(item) in job.tests]
-        self._put_in_place(job.star, items[0])
+    def _run(self, session: pytest.Session, trial: Trial, telling: Connection) -> None:
+        """The trial's tests on its file; in a fork of its own."""
+        session.config.pluginmanager.register(relay.Relay(telling, trial.star))
+        items = [item for item in session.items if _name(item.nodeid) in trial.tests]
+        self._put_in_place(trial.star, items[0])
         for item, following in zip(items, [*items[1:], None], strict=True):
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
 
@@ -107,8 +105,3 @@ class Forked:
         for name, value in vars(reference).items():
             if not name.startswith("__") and contract.get(name) is value:
                 contract[name] = getattr(planted, name)
-
-
-def _plain(item: pytest.Item) -> str:
-    """A test's name on the cpu."""
-    return item.nodeid.rpartition("::")[2].removesuffix("[cpu]")

@@ -24,7 +24,6 @@ from minituner.grading.registry import ROOT, labs
 SOURCE = REFERENCE.read_text(encoding="utf-8")
 WITHOUT = """
 import sys
-from pathlib import Path
 import minituner.cli
 from minituner.grading import practice
 from minituner.grading.registry import lab

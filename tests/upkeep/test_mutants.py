@@ -69,7 +69,7 @@ def test_without_a_bug_the_same_road_is_green(lab: Lab, tmp_path: Path) -> None:
     star.write_text((ROOT / lab.reference).read_text(encoding="utf-8"), encoding="utf-8")
     every = tuple(name for task in lab.tasks for name in task.tests)
     seed = random.randrange(2**31)
-    first, again = planting.own_runs(lab, [planting.Job(star, every)] * 2, seed)
+    first, again = planting.own_runs(lab, [planting.Trial(star, every)] * 2, seed)
     assert (red(first), red(again)) == ({}, {})
     assert set(first.tests) == set(again.tests) == set(every)
 

@@ -14,8 +14,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -49,6 +49,7 @@ def context() -> BaseContext:
 
 
 Child = tuple[Connection, BaseProcess]  # our end of the wire, and the process
+OnChild = Callable[[Callable[[], None]], None]  # hears how to end a child that has started
 SPARE: list[Child] = []  # started, and waiting to hear what to do
 
 
@@ -68,6 +69,24 @@ def start(target: str, *args: object) -> Child:
     wire, child = _started()
     wire.send((target, args))
     return wire, child
+
+
+def answer(target: str, *args: object, seconds: float, on_child: OnChild) -> bytes:
+    """The one thing a child has to say; it does not outlive its time, nor whoever asked.
+
+    Raises:
+        EOFError: it ended without a word.
+        OSError: it is gone, or, as TimeoutError, took longer.
+    """
+    wire, child = start(target, *args)
+    try:
+        on_child(partial(end, child))
+        if not wire.poll(seconds):
+            raise TimeoutError
+        return wire.recv_bytes(1 << 20)
+    finally:
+        end(child)
+        wire.close()
 
 
 def stock(count: int) -> None:

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from minituner.grading.child import IMPORT_SLACK, end, start
+from minituner.grading.child import IMPORT_SLACK, OnChild, end, start
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import Result
 from minituner.words import say
@@ -42,7 +42,6 @@ class ContractRun:
 
 
 OnResult = Callable[[ContractRun], None]
-OnChild = Callable[[Callable[[], None]], None]  # hears how to end a child that has started
 
 
 @dataclass(frozen=True)

@@ -118,14 +118,14 @@ class Box:
         self.control = ours
         try:
             ready, _ = protocol.receive(ours.fileno(), time.monotonic() + START_SECONDS)
-        except protocol.Closed:
+        except (protocol.Closed, protocol.TooSlow, protocol.Malformed):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=2)
-            if self.process.returncode == REFUSED:
-                raise Broken(f"unshare: {os.strerror(errno.EPERM)}") from None
-            raise Broken(say("the box did not start")) from None
-        except (protocol.TooSlow, protocol.Malformed):
-            raise Broken(say("the box did not start")) from None
+            refused = self.process.returncode == REFUSED
+            why = (
+                f"unshare: {os.strerror(errno.EPERM)}" if refused else say("the box did not start")
+            )
+            raise Broken(why) from None
         if "broken" in ready:
             raise Broken(str(ready["broken"]))
 

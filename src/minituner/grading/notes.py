@@ -10,11 +10,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from minituner.grading import child
-from minituner.grading.contract import OnChild
+from minituner.grading.child import OnChild, answer
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult
 from minituner.words import say
@@ -42,17 +40,11 @@ def check_notes(
 
 
 def _measured(lab: Lab, star: Path, on_child: OnChild) -> str:
-    """What the experiment prints of the file; it does not outlive its time, nor whoever asked."""
-    script, args = ROOT / lab.experiment, ("--impl", str(star), "--json")
-    wire, process = child.start("minituner.grading.remeasure:main", str(ROOT), str(script), args)
-    try:
-        on_child(partial(child.end, process))
-        if not wire.poll(MEASURE_SECONDS):
-            raise TimeoutError
-        return wire.recv_bytes().decode()
-    finally:
-        child.end(process)
-        wire.close()
+    """What the experiment prints of the file."""
+    script, args = str(ROOT / lab.experiment), ("--impl", str(star), "--json")
+    main = "minituner.grading.remeasure:main"
+    said = answer(main, str(ROOT), script, args, seconds=MEASURE_SECONDS, on_child=on_child)
+    return said.decode()
 
 
 def absent(notes: Path | str) -> GateResult:

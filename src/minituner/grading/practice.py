@@ -12,13 +12,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from minituner.grading import child, diagnose, tools
+from minituner.grading import diagnose, tools
 from minituner.grading import gates as source_gates
-from minituner.grading.contract import ContractRun, OnChild, run_contract
+from minituner.grading.child import OnChild, answer
+from minituner.grading.contract import ContractRun, run_contract
 from minituner.grading.notes import check_notes
 from minituner.grading.registry import ROOT, Lab
 from minituner.grading.report import GateResult, Report, TaskResult, code_is_green, judge
@@ -155,18 +156,13 @@ def worth_diagnosing(run: ContractRun) -> bool:
 
 def behaviour(lab: Lab, text: str, on_child: OnChild = lambda end: None) -> diagnose.Signs:
     """What the file shows at the seed of every diagnosis; nothing where that takes too long."""
-    wire, process = child.start("minituner.grading.behave:main", str(ROOT), lab.id, text)
+    main = "minituner.grading.behave:main"
     try:
-        on_child(partial(child.end, process))
-        if not wire.poll(BEHAVE_SECONDS):
-            return {}
-        found: diagnose.Signs = json.loads(wire.recv_bytes(1 << 20))
+        said = answer(main, str(ROOT), lab.id, text, seconds=BEHAVE_SECONDS, on_child=on_child)
+        found: diagnose.Signs = json.loads(said)
         return found
     except (EOFError, OSError, ValueError):
         return {}
-    finally:
-        child.end(process)
-        wire.close()
 
 
 def _shown(path: Path) -> str:
