@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CORES := import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Compiled afterwards, on every core, not by pip, on one; what cannot be compiled are packages' own templates.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 .PHONY: lab test bench thousand gradescope lint readme tables signs diagnosis figures stamp clean
 .DEFAULT_GOAL := lab
@@ -17,17 +19,20 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 lab: $(VENV)/.core
 	@$(BIN)/minituner grade; status=$$?; test $$status -ne 2
 
-# One process more than there are cores, since many tests wait; one thread each; what takes long first.
-test: $(VENV)/.dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/upkeep --numprocesses $$(( $$($(BIN)/python -c '$(CORES)') + 1 )) \
+# Packages are compiled while mypy has one core busy. One process more than there are cores, since many
+# tests wait; one thread each; what takes long first. Hundreds of processes start, so bytecode is kept.
+test: $(VENV)/.dev
+	$(MAKE) --jobs 2 lint $(VENV)/.compiled
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests/upkeep --numprocesses $$(( $$($(BIN)/python -c '$(CORES)') + 1 )) \
 	  --dist loadscope --no-loadscope-reorder -p no:benchmark $(PYTEST_ARGS)
 
-# One mypy call a folder: experiments share file names. What the first knows of torch the others read.
+# One mypy call a folder: experiments share file names. What the first knows of torch the others read,
+# one after the other: two at once would wait for each other's writing.
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict src tests conftest.py
-	printf '%s\n' solutions experiments/*/ | xargs -n 1 -P 2 $(BIN)/mypy --strict
+	printf '%s\n' solutions experiments/*/ | xargs -n 1 $(BIN)/mypy --strict
 
 # What the exam and watch cost beside the commands one would type instead, scalars beside torch, and
 # adapter layers beside PEFT's; ten minutes.
@@ -82,8 +87,13 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(PIP) torch==$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(PIP) --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.dev
+	@$(COMPILE)
 	@touch $@

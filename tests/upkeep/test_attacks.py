@@ -28,6 +28,7 @@ from minituner.grading.peer import Peer
 from minituner.grading.registry import ROOT, lab, labs
 from minituner.grading.report import Report
 from minituner.grading.sitting import NEXT_CPU_SECONDS
+from minituner.grading.tools import CACHE
 
 ATTACKS = sorted(attacks(), key=lambda attack: attack.lab)
 NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it does not start a third
@@ -58,6 +59,7 @@ def _limits(attack: Attack) -> str:
 @pytest.fixture(scope="module")
 def session(sessions: Sessions) -> Iterator[Session]:
     """One session a lab, as for a course: what one attack leaves, the next would meet."""
+    assert Path(os.devnull) != CACHE, "nowhere to keep torch's types: each desk would read them"
     begun = set[Examiner]()
 
     def of(attack: Attack) -> Examiner:
@@ -151,12 +153,12 @@ def test_the_list_is_well_formed() -> None:
 def test_all_of_them_once_more_without_a_privilege(tmp_path: Path) -> None:
     """The same list, examined by a user who has no privilege at all."""
     take_types(tmp_path / ".cache/minituner/mypy")
-    for path in (*tmp_path.parents[:2], tmp_path, *tmp_path.rglob("*")):
+    for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o777)
     words = [sys.executable, "-m", "pytest", str(ROOT / "tests/upkeep/test_attacks.py"), "-q"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:benchmark", f"--rootdir={ROOT}"]
     done = subprocess.run(
-        unprivileged.command(words, [ROOT]),
+        unprivileged.command(words, [ROOT, tmp_path]),
         cwd=ROOT,
         env=os.environ
         | {

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -198,19 +199,21 @@ def test_memory_shared_by_number_stays_outside() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a user of its own needs root")
-def test_as_root_a_worker_is_a_user_of_its_own(tmp_path: Path) -> None:
-    """It can read no file that is root's alone; two workers are two users."""
-    secret = tmp_path / "secret"
-    secret.write_text("s", encoding="utf-8")
-    secret.chmod(0o600)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    probe = f"found = tried(lambda: open({str(secret)!r}).read()) + ' ' + str(os.getuid())"
-    first, second = (outcome(("uid",), probe).split() for _ in range(2))
-    assert first[0] == second[0] == "PermissionError"
-    assert first[1] != second[1]
-    assert int(first[1]) >= 1_000_000
-    assert outcome(NONE, probe) == "did s 0"
+def test_as_root_a_worker_is_a_user_of_its_own() -> None:
+    """It can read no file that is root's alone, in a folder open to all; two are two users."""
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies in one that is root's alone
+        Path(folder).chmod(0o755)
+        files = {Path(folder) / "secret": 0o600, Path(folder) / "public": 0o644}
+        for file, mode in files.items():
+            file.write_text("s", encoding="utf-8")
+            file.chmod(mode)
+        reads = [f"tried(lambda: open({str(file)!r}).read())" for file in files]
+        probe = f"found = '|'.join([{', '.join(reads)}, str(os.getuid())])"
+        first, second = (outcome(("uid",), probe).split("|") for _ in range(2))
+        assert outcome(NONE, probe) == "did s|did s|0"
+    assert first[:2] == second[:2] == ["PermissionError", "did s"]
+    assert first[2] != second[2]
+    assert int(first[2]) >= 1_000_000
 
 
 def test_a_worker_does_not_look_for_garbage(box: Box) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 
 import pytest
 import torch
@@ -131,3 +132,33 @@ def test_a_lane_that_hangs_is_told_from_one_that_works(box: Box) -> None:
     assert isinstance(lost, Lost)
     assert lost.idle
     assert (found["a"], found["b"]) == (2, 2)
+
+
+FLOOD = """
+import os, stat, struct
+frame = b'{"value": 4, "tensors": []}'
+frame = struct.pack("<II", len(frame), 0) + frame
+def twice(x):
+    for fd in range(3, 64):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                os.write(fd, frame * EXTRA)
+        except OSError:
+            pass
+    return 2 * x
+"""
+
+
+@pytest.mark.parametrize("extra", [0, 100, 100_000])
+def test_more_answers_than_questions_are_nonsense_at_once(box: Box, extra: int) -> None:
+    """Else a worker that floods the wire and reads nothing would cost all the time there is."""
+    peer = box.worker(reply_seconds=600)
+    peer.load("minituner.probe", "probe.py", FLOOD.replace("EXTRA", str(extra)))
+    started = time.monotonic()
+    if extra == 0:
+        assert [Talk(peer).ask(TWICE(2)) for _ in range(3)] == [4, 4, 4]
+    else:
+        with pytest.raises(Lost, match="more answers than questions"):
+            Talk(peer).ask(TWICE(2))
+    assert time.monotonic() - started < 60
+    peer.close()

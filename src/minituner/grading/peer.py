@@ -64,6 +64,7 @@ class Peer:
         self.reader = protocol.Reader(wire)
         self.cpu_seconds, self.reply_seconds = cpu_seconds, reply_seconds
         self.numbers = itertools.count()  # of the values that are kept there
+        self.waiting = 0  # frames sent that have no answer yet
         self.source: list[str] = []
         self.lost, self.late = "", False
 
@@ -102,6 +103,7 @@ class Peer:
         """Send a frame. What goes wrong shows when its answer is waited for."""
         if self.lost:
             return
+        self.waiting += 1
         try:
             deadline = time.monotonic() + self.reply_seconds
             protocol.send(self.wire, protocol.pack(header, tensors), deadline, self.reader)
@@ -124,7 +126,11 @@ class Peer:
             if self.late:
                 raise protocol.TooSlow
             seconds = self.reply_seconds if seconds is None else seconds
-            return self.reader.receive(time.monotonic() + seconds)
+            frame = self.reader.receive(time.monotonic() + seconds)
+            self.waiting -= 1
+            if self.reader.more_than(self.waiting):  # a flood, which nobody need wait out
+                raise protocol.Malformed("more answers than questions")
+            return frame
         except protocol.Closed:
             self.lost = self.end()
         except protocol.Malformed as error:

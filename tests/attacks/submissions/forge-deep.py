@@ -2,7 +2,7 @@
 
 {{WIRES}}
 
-for depth in (900, 400_000):
-    shout(frame(b'{"value": ' + b'["list", [' * depth + b"]]" * depth + b"}"))
+head = b'{"value": %s}'
+serve([frame(head % (b'["list", [' * depth + b"]]" * depth)) for depth in (900, 400_000)])
 
 {{EMPTY}}

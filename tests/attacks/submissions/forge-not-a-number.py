@@ -2,7 +2,8 @@
 
 {{WIRES}}
 
-for value in ("NaN", "-Infinity", "1e999", "9" * 5000, '["float", NaN]'):
-    shout(frame(b'{"value": 0, "value": %s, "tensors": [], "tensors": []}' % value.encode()))
+values = ("NaN", "-Infinity", "1e999", "9" * 5000, '["float", NaN]')
+twice = b'{"value": 0, "value": %s, "tensors": [], "tensors": []}'
+serve([frame(twice % value.encode()) for value in values])
 
 {{EMPTY}}

@@ -2,7 +2,7 @@
 
 {{WIRES}}
 
-for head in (
+serve([frame(head) for head in (
     b'{"raised": 7}',
     b'{"raised": {}}',
     b'{"raised": {"kinds": 7, "said": null, "at": 1}}',
@@ -19,7 +19,6 @@ for head in (
     b"null",
     b"\xff\xfe",
     b"",
-):
-    shout(frame(head))
+)])
 
 {{EMPTY}}

@@ -1,10 +1,10 @@
-"""An exception whose text takes for ever (120 s)."""
+"""Right but for merge_, whose exception has a text that takes for ever (120 s)."""
 
 import torch
 
 get = getattr(torch, "importlib").import_module
 
-{{EMPTY}}
+{{RIGHT}}
 
 
 class Odd(BaseException):
@@ -19,4 +19,4 @@ def raising(self, *args, **more):
     raise Odd("odd")
 
 
-LoRALinear.__init__ = raising
+setattr(LoRALinear, "merge_", raising)

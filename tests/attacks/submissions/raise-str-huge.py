@@ -3,9 +3,12 @@
 {{EMPTY}}
 
 
+TEXT = "x" * 300_000_000
+
+
 class Odd(Exception):
     def __str__(self):
-        return "x" * 300_000_000
+        return TEXT
 
 
 def raising(self, *args, **more):

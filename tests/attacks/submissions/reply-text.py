@@ -3,8 +3,11 @@
 {{RIGHT}}
 
 
+TEXT = "x" * 100_000_000
+
+
 def forward(self, x):
-    return "x" * 100_000_000
+    return TEXT
 
 
 setattr(LoRALinear, "forward", forward)

@@ -187,6 +187,15 @@ class Reader:
         del self.held[:end]
         return unpack(*frame)
 
+    def more_than(self, frames: int) -> bool:
+        """Whether more whole frames have come than that."""
+        end = 0
+        for _ in range(frames + 1):
+            if len(self.held) < end + LENGTHS.size:
+                return False
+            end += LENGTHS.size + sum(LENGTHS.unpack_from(self.held, end))
+        return end <= len(self.held)
+
     def _hold(self, count: int, deadline: float | None) -> None:
         """Read until that many bytes are here."""
         while len(self.held) < count:

@@ -63,29 +63,39 @@ SWEEPS = 60
 SMALL = 1e-13  # a cosine between two columns that counts as none
 
 
+def _dot(one: list[float], other: list[float]) -> float:
+    return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+def _turned(one: list[float], other: list[float], cos: float, t: float) -> list[float]:
+    return [cos * (x - t * y) for x, y in zip(one, other, strict=True)]
+
+
 def _columns(wide: Tensor) -> tuple[Tensor, Tensor]:
-    """(W, V) with W = wide V, whose columns are orthogonal, longest first; V is orthogonal."""
-    W, V = wide.clone(), torch.eye(wide.shape[1], dtype=torch.float64)
+    """(W, V) with W = wide V, whose columns are orthogonal, longest first; V is orthogonal.
+
+    In plain Python: a column has a few numbers, and a call into torch costs as much as many.
+    """
+    W: list[list[float]] = wide.T.tolist()  # by column
+    V: list[list[float]] = torch.eye(len(W), dtype=torch.float64).tolist()
     none = (1e-16 * float(wide.norm())) ** 2  # a squared length that is rounding alone
     for _ in range(SWEEPS):
-        turned = False
-        for p in range(W.shape[1]):
-            for q in range(p + 1, W.shape[1]):
-                a, b = float(W[:, p] @ W[:, p]), float(W[:, q] @ W[:, q])
-                c = float(W[:, p] @ W[:, q])
-                if min(a, b) <= none or abs(c) <= SMALL * math.sqrt(a * b):
-                    continue
-                turned = True
-                zeta = (b - a) / (2 * c)
-                t = math.copysign(1.0, zeta) / (abs(zeta) + math.hypot(1.0, zeta))
-                cos = 1 / math.hypot(1.0, t)
-                turn = torch.tensor([[cos, cos * t], [-cos * t, cos]], dtype=torch.float64)
-                W[:, [p, q]] = W[:, [p, q]] @ turn
-                V[:, [p, q]] = V[:, [p, q]] @ turn
-        if not turned:
+        still = True
+        for p, q in ((p, q) for q in range(len(W)) for p in range(q)):
+            a, b, c = _dot(W[p], W[p]), _dot(W[q], W[q]), _dot(W[p], W[q])
+            if min(a, b) <= none or abs(c) <= SMALL * math.sqrt(a * b):
+                continue
+            still = False
+            zeta = (b - a) / (2 * c)
+            t = math.copysign(1.0, zeta) / (abs(zeta) + math.hypot(1.0, zeta))
+            cos = 1 / math.hypot(1.0, t)
+            for M in (W, V):
+                M[p], M[q] = _turned(M[p], M[q], cos, t), _turned(M[q], M[p], cos, -t)
+        if still:
             break
-    order = W.norm(dim=0).argsort(descending=True)
-    return W[:, order], V[:, order]
+    order = sorted(range(len(W)), key=lambda k: -_dot(W[k], W[k]))
+    longest_W, longest_V = (torch.tensor([M[k] for k in order], dtype=torch.float64).T for M in (W, V))
+    return longest_W, longest_V
 
 
 def weight_update(before: Tensor, after: Tensor) -> Tensor:
