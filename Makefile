@@ -16,13 +16,14 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 .PHONY: lab test bench thousand gradescope lint readme tables signs diagnosis figures stamp clean
 .DEFAULT_GOAL := lab
 
-lab: $(VENV)/.core
+lab: $(VENV)/.core-compiled
 	@$(BIN)/minituner grade; status=$$?; test $$status -ne 2
 
-# Packages are compiled while mypy has one core busy. One process more than there are cores, since many
-# tests wait; one thread each; what takes long first. Hundreds of processes start, so bytecode is kept.
-test: $(VENV)/.dev
-	$(MAKE) --jobs 2 lint $(VENV)/.compiled
+# Packages are compiled while pip, and then mypy, has one core busy. One process more than there are
+# cores, since many tests wait; one thread each; what takes long first. Hundreds of processes start, so
+# bytecode is kept.
+test:
+	@$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests/upkeep --numprocesses $$(( $$($(BIN)/python -c '$(CORES)') + 1 )) \
 	  --dist loadscope --no-loadscope-reorder -p no:benchmark $(PYTEST_ARGS)
 
@@ -87,13 +88,16 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import torch' 2>/dev/null || \
 	  $(PIP) torch==$(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(PIP) --editable .
-	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
-$(VENV)/.compiled: $(VENV)/.dev
+$(VENV)/.core-compiled: $(VENV)/.core
+	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.core-compiled $(VENV)/.dev
 	@$(COMPILE)
 	@touch $@

@@ -70,8 +70,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 @pytest.fixture(autouse=True)
 def seed(request: pytest.FixtureRequest) -> int:
     """Seeds torch and random from the run's seed and the test's name; printed when a test fails."""
-    run = int(request.config.getoption("randomly_seed", 0))  # 0 under -p no:randomly
-    mixed = zlib.crc32(f"{run}:{request.node.name}".encode())
+    return seed_for(request.config, request.node.name)
+
+
+def seed_for(config: pytest.Config, name: str) -> int:
+    """What the fixture does before the test of this name."""
+    run = int(config.getoption("randomly_seed", 0))  # 0 under -p no:randomly
+    mixed = zlib.crc32(f"{run}:{name}".encode())
     random.seed(mixed)
     torch.default_generator.manual_seed(mixed)  # torch.manual_seed also prepares absent devices
     if torch.cuda.is_available():

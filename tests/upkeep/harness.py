@@ -14,9 +14,10 @@ import os
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -151,57 +152,72 @@ class Heard:
         elif report.when == "call":
             self.passed.add(name)
 
+    def call(self, item: pytest.Item, test: Callable[[], object]) -> None:
+        """Run it without pytest."""
+        name = _name(item.nodeid)
+        self.order.append(name)
+        try:
+            test()
+            self.passed.add(name)
+        except BaseException as error:
+            self.red[name] = repr(error)[:1000]
+
 
 class Seeds:
     """A pytest plugin that runs what was collected once a seed, in each seed's order.
 
-    To collect again for each would take a quarter of the time. From the second seed on a test has
-    its fixtures and its filters of warnings as ever, but no report of each of its three phases: a
-    fifth of the time. What else pytest hears of (a thread's exception, say) it tells in the end.
+    To collect again for each would take a quarter of the time. From the second seed on a test that
+    asks for nothing but its parameters is seeded as conftest.py does, and called: what pytest does
+    around it would take a tenth of what is left. The filters of warnings are as ever; what else
+    pytest hears of (a thread's exception, say) it tells in the end.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.heard = {seed: Heard() for seed in seeds}
         self.now = Heard()
-        self.again = False  # the first seed's run is over
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if session.testsfailed:  # nothing was collected: every test is without a result
             return None
         config = session.config
+        plain = dict[pytest.Item, Callable[[], object]]()
         for seed, heard in self.heard.items():
             self.now, config.option.randomly_seed = heard, seed
             config.hook.pytest_collection_modifyitems(
                 session=session, config=config, items=session.items
             )
             for item, following in zip(session.items, [*session.items[1:], None], strict=True):
+                if item in plain:
+                    heard.call(item, plain[item])
+                    continue
                 item._initrequest()  # type: ignore[attr-defined]  # as plugins that repeat tests do
                 item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
-            self.again = True
-        return True
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> bool | None:
-        if not self.again or "tmp_path" in getattr(item, "fixturenames", ()):  # it asks for reports
-            return None
-        name, state = _name(item.nodeid), item.session._setupstate
-        self.now.order.append(name)
-        try:
-            try:
-                state.setup(item)
-                item.runtest()
-            finally:
-                state.teardown_exact(nextitem)
-            self.now.passed.add(name)
-        except BaseException as error:
-            self.now.red[name] = repr(error)[:1000]
+            plain = plain or {item: call for item in session.items if (call := _alone(item))}
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.now.take(report)
+
+
+def _alone(item: pytest.Item) -> Callable[[], object] | None:
+    """A test with its parameters, seeded before; None where it asks for more."""
+    assert isinstance(item, pytest.Function)
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    around = {"seed", "request"}  # for every test, and asked for by none
+    more = {*item.fixturenames, *signature(item.obj).parameters} - given.keys()
+    if more - around or more & signature(item.obj).parameters.keys():
+        return None
+    if item.get_closest_marker("filterwarnings") or item.get_closest_marker("xfail"):
+        return None
+    conftest = item.config.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
+    assert conftest is not None
+
+    def call() -> None:
+        conftest.seed_for(item.config, item.name)
+        item.obj(**given)
+
+    return call
 
 
 def run_mutants(chosen: Sequence[Mutant], seed: int, whole: bool = False) -> dict[str, ContractRun]:

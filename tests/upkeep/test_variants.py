@@ -103,3 +103,14 @@ def test_a_wrong_answer_is_red_on_every_seed(tmp_path: Path) -> None:
     found = run_seeds(path, [1, 2, 3])
     assert all(found.values())
     assert len({str(red) for red in found.values()}) == 3
+
+
+def test_a_warning_is_red_on_every_seed(tmp_path: Path) -> None:
+    """Also where the runner calls a test without pytest around it."""
+    path = tmp_path / LAB.star
+    text = REFERENCE.read_text(encoding="utf-8").replace("import math", "import math, warnings")
+    warn = 'warnings.warn("odd")\n        return out + self.scaling * update'
+    path.write_text(text.replace("return out + self.scaling * update", warn), encoding="utf-8")
+    found = run_seeds(path, [1, 2, 3])
+    assert all("odd" in str(red) for red in found.values())
+    assert len({frozenset(red) for red in found.values()}) == 1
