@@ -19,12 +19,11 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 lab: $(VENV)/.core-compiled
 	@$(BIN)/minituner grade; status=$$?; test $$status -ne 2
 
-# Packages are compiled while pip, and then mypy, has one core busy. One process more than there are
-# cores, since many tests wait; one thread each; what takes long first. Hundreds of processes start, so
-# bytecode is kept.
+# Packages are compiled while pip, and then mypy, has one core busy. One process a core, one thread each;
+# what takes long first. Hundreds of processes start, so bytecode is kept.
 test:
 	@$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests/upkeep --numprocesses $$(( $$($(BIN)/python -c '$(CORES)') + 1 )) \
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest tests/upkeep --numprocesses $$($(BIN)/python -c '$(CORES)') \
 	  --dist loadscope --no-loadscope-reorder -p no:benchmark $(PYTEST_ARGS)
 
 # One mypy call a folder: experiments share file names. What the first knows of torch the others read,

@@ -41,7 +41,7 @@ def call(what: list[Any], *args: Any) -> list[Any]:
 
 
 def questions(which: Lab) -> list[Asked]:
-    """What any judge would ask: a layer, a call, its parameters, a step, a model, its state.
+    """What any judge would ask: a layer, two calls, its parameters, a step, a model, its state.
 
     In a lab after 00: each of its names, called.
     """
@@ -60,9 +60,10 @@ def questions(which: Lab) -> list[Asked]:
         [[None, call(name("kit.sgd"), ["v", 0], 0.1)]],
         [[2, model], [None, ["call", wrap, [["v", 2]], {"target_modules": ["list", ["q_proj"]]}]]],
         [[None, call(name(f"{which.module}.lora_state_dict"), ["v", 2])]],
+        [[None, call(["v", 0], ["t", 1])]],
         [[None, call(["get", ["v", 0], "merge_"])]],
     ]
-    return [({"seed": None, "steps": step}, [x]) for step in steps]
+    return [({"seed": None, "steps": step}, [x, x[None]]) for step in steps]
 
 
 def talk(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 from minituner.grading.registry import ROOT, lab
@@ -48,8 +49,9 @@ def take_types(cache: Path) -> None:
             one.backup(other)
 
 
+@cache
 def output(command: str, folder: Path) -> str:
-    """What the command prints there, trailing blanks and times left out."""
+    """What the command prints there, trailing blanks and times left out; run once for all pages."""
     tool, *args = shlex.split(command)
     here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     env = os.environ | {"PYTHONPATH": str(folder / "src"), "COLUMNS": "80", "PATH": here}

@@ -41,6 +41,7 @@ LIMITS = {
     "loop": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0),
     "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),
     "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0),
+    "wait": ({}, 4.0),  # uses no CPU, and earns nothing should the machine be that slow
 }
 pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
@@ -53,6 +54,8 @@ def _limits(attack: Attack) -> str:
     """Which of LIMITS holds for it; the exam's own, "", where it earns points or is a control."""
     if attack.outside == "memory":
         return "memory"
+    if "wait" in attack.reason and not attack.expected:
+        return "wait"
     return "loop" if "CPU" in attack.reason else "" if attack.expected else "sooner"
 
 

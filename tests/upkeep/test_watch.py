@@ -18,6 +18,7 @@ from harness import LAB, REFERENCE, mutants
 from readme_output import take_types
 from terminal import Terminal, none_running, running
 
+from minituner.grading.contract import TEST_SECONDS
 from minituner.grading.registry import ROOT
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="no pty"), pytest.mark.long(20)]
@@ -150,11 +151,17 @@ def test_it_survives_what_one_saves(clone: Path, mark: str) -> None:
 
 
 def test_a_loop_is_named(clone: Path, mark: str) -> None:
-    """Left alone, it is stopped after its time, with the line it hangs in."""
+    """Left alone, it is stopped after its time, here 3 s, with the line it hangs in."""
+    contract = clone / "src/minituner/grading/contract.py"
+    text = contract.read_text(encoding="utf-8")
+    assert f"TEST_SECONDS = {TEST_SECONDS}" in text
+    contract.write_text(
+        text.replace(f"TEST_SECONDS = {TEST_SECONDS}", "TEST_SECONDS = 3.0"), encoding="utf-8"
+    )
     star = clone / LAB.file
     star.write_text(WAITS, encoding="utf-8")
     with watch(clone, mark) as terminal:
-        terminal.until("lora.py:", "while True", "endless loop")
+        terminal.until("lora.py:", "while True", "no end after 3 s", "endless loop")
         terminal.press("q")
         assert terminal.ended() == 0
 

@@ -1,4 +1,4 @@
-"""Right but for forward, which loops (120 s)."""
+"""Right but for forward on a batch of sequences, as in a model, where it loops (120 s)."""
 
 import torch
 
@@ -7,10 +7,14 @@ get = getattr(torch, "importlib").import_module
 {{RIGHT}}
 
 
+right = LoRALinear.forward
+
+
 def forward(self, x):
     end = get("time").monotonic() + 120
-    while get("time").monotonic() < end:
+    while x.dim() == 3 and get("time").monotonic() < end:
         pass
+    return right(self, x)
 
 
 setattr(LoRALinear, "forward", forward)
