@@ -169,7 +169,8 @@ def main() -> None:
         if boxed:
             good = not (harmful | crashed)
         else:
-            good = attack.outside in seen or attack.outside in ("wrong", "answers")
+            good = attack.outside in seen or attack.outside == "wrong"
+            good = good or (attack.outside == "answers" and "raises" not in seen)
         bad += not good
         took = f"{time.monotonic() - started:.1f} s"
         print("ok " if good else "BAD", attack.name, attack.outside, sorted(seen), took, flush=True)

@@ -205,10 +205,9 @@ def _alone(item: pytest.Item) -> Callable[[], object] | None:
     assert isinstance(item, pytest.Function)
     given = item.callspec.params if hasattr(item, "callspec") else {}
     around = {"seed", "request"}  # for every test, and asked for by none
-    more = {*item.fixturenames, *signature(item.obj).parameters} - given.keys()
-    if more - around or more & signature(item.obj).parameters.keys():
-        return None
-    if item.get_closest_marker("filterwarnings") or item.get_closest_marker("xfail"):
+    wanted = signature(item.obj).parameters.keys()
+    other = any(map(item.get_closest_marker, ("filterwarnings", "xfail", "skip", "skipif")))
+    if other or given.keys() != wanted or set(item.fixturenames) - wanted - around:
         return None
     conftest = item.config.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
     assert conftest is not None

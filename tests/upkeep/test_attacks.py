@@ -33,15 +33,15 @@ from minituner.grading.tools import CACHE
 ATTACKS = sorted(attacks(), key=lambda attack: attack.lab)
 NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it does not start a third
 SECONDS = 120.0  # above every limit of the exam together
-# Attacks that earn nothing, or loop, may take all the time there is, so there is less of it: CPU
-# seconds of a first worker and of those after a loss, and wall seconds for a reply. It is six of
-# these or more for each of CPU, where the exam has four: on a busy machine a loop has to meet the
-# first limit, not the second. Where the wall is memory, filling it takes seconds of its own.
+# Attacks that earn nothing, loop or wait may take all the time there is, so there is less of it:
+# CPU seconds of a first worker and of those after a loss, and wall seconds for a reply. For what
+# loops it is six of these or more for each of CPU, where the exam has four: on a busy machine a
+# loop has to meet the first limit, not the second. To fill memory takes seconds of its own.
 LIMITS = {
     "loop": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0),
     "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),
     "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0),
-    "wait": ({}, 4.0),  # uses no CPU, and earns nothing should the machine be that slow
+    "wait": ({}, 4.0),
 }
 pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
@@ -51,12 +51,8 @@ Session = Callable[[Attack], Examiner]
 
 
 def _limits(attack: Attack) -> str:
-    """Which of LIMITS holds for it; the exam's own, "", where it earns points or is a control."""
-    if attack.outside == "memory":
-        return "memory"
-    if "wait" in attack.reason and not attack.expected:
-        return "wait"
-    return "loop" if "CPU" in attack.reason else "" if attack.expected else "sooner"
+    """Which of LIMITS holds: its row's, or fewer seconds where nothing is earned, or the exam's."""
+    return attack.limits or ("" if attack.expected else "sooner")
 
 
 @pytest.fixture(scope="module")

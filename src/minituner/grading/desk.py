@@ -36,7 +36,7 @@ from minituner.grading.tools import Elsewhere, WarmMypy
 from minituner.words import VARIABLE, catalog
 
 READ_SECONDS = 5  # of CPU time; an honest file takes 0.02
-WARM_TYPES_SECONDS = 5  # of CPU time, with mypy in memory; an honest file takes 0.1
+WARM_TYPES_SECONDS = 3  # of CPU time, with mypy in memory; an honest file takes 0.1
 TYPES_SECONDS = 10  # of CPU time, with its cache on disk; an honest file takes 2
 PATIENCE = 3.0  # wall seconds a child may take for each of its CPU seconds
 MORE_MEMORY = 1 << 30  # bytes of address space above the desk's own

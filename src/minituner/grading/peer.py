@@ -64,7 +64,7 @@ class Peer:
         self.reader = protocol.Reader(wire)
         self.cpu_seconds, self.reply_seconds = cpu_seconds, reply_seconds
         self.numbers = itertools.count()  # of the values that are kept there
-        self.waiting = 0  # frames sent that have no answer yet
+        self.waiting = 0  # questions that have no answer yet
         self.source: list[str] = []
         self.lost, self.late = "", False
 
@@ -103,10 +103,11 @@ class Peer:
         """Send a frame. What goes wrong shows when its answer is waited for."""
         if self.lost:
             return
+        frame = protocol.pack(header, tensors)
         self.waiting += 1
         try:
             deadline = time.monotonic() + self.reply_seconds
-            protocol.send(self.wire, protocol.pack(header, tensors), deadline, self.reader)
+            protocol.send(self.wire, frame, deadline, self.reader)
         except protocol.Closed:
             pass  # it may have answered earlier frames before it ended
         except protocol.TooSlow:
@@ -128,9 +129,10 @@ class Peer:
             seconds = self.reply_seconds if seconds is None else seconds
             frame = self.reader.receive(time.monotonic() + seconds)
             self.waiting -= 1
-            if self.reader.more_than(self.waiting):  # a flood, which nobody need wait out
-                raise protocol.Malformed("more answers than questions")
-            return frame
+            if not self.reader.more_than(self.waiting):
+                return frame
+            self.lost = say("it sent more answers than there were questions")
+            self.end()  # a flood: nobody need wait it out
         except protocol.Closed:
             self.lost = self.end()
         except protocol.Malformed as error:

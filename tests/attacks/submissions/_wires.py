@@ -41,11 +41,12 @@ def read(fd, count):
 
 
 def serve(answers):
-    """Takes the wire over: the load has a true answer, each question the next of these, for ever."""
+    """Takes the wire over: the load has a true answer, each question the next of these (120 s)."""
     for fd in wires():
         os.write(fd, frame(b'{"value": null, "tensors": []}'))
         at = time.monotonic_ns() // 1000  # each worker begins elsewhere: a bad one ends it
-        while True:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
             head, body = struct.unpack("<II", read(fd, 8))
             read(fd, head + body)
             os.write(fd, answers[at % len(answers)])

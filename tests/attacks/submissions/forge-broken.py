@@ -2,7 +2,7 @@
 
 {{WIRES}}
 
-for head in (b'{"broken": "no memory left"}', b'{"standing": [], "broken": "seccomp"}', b'{"error": 1}'):
-    shout(frame(head))
+HEADS = (b'{"broken": "no memory left"}', b'{"standing": [], "broken": "seccomp"}', b'{"error": 1}')
+serve([frame(head) for head in HEADS])
 
 {{EMPTY}}

@@ -1,9 +1,10 @@
-"""JSON that is no JSON: NaN, Infinity, 1e999, numbers of 5,000 digits, duplicate keys."""
+"""JSON that is no JSON, or no object: NaN, 1e999, 5,000 digits, duplicate keys, a list, bytes that are no text."""
 
 {{WIRES}}
 
 values = ("NaN", "-Infinity", "1e999", "9" * 5000, '["float", NaN]')
 twice = b'{"value": 0, "value": %s, "tensors": [], "tensors": []}'
-serve([frame(twice % value.encode()) for value in values])
+others = (b"[1]", b"null", b"\xff\xfe", b"")
+serve([frame(head) for head in (*others, *(twice % value.encode() for value in values))])
 
 {{EMPTY}}

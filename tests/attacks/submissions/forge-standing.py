@@ -1,7 +1,7 @@
-"""Repeats the worker's first frame: layers that stand."""
+"""Answers with the worker's first frame: layers that stand."""
 
 {{WIRES}}
 
-shout(frame(b'{"standing": ["user", "uid", "landlock", "seccomp", "net", "pid"]}') * 3)
+serve([frame(b'{"standing": ["user", "uid", "landlock", "seccomp", "net", "pid"]}')])
 
 {{EMPTY}}

@@ -1,7 +1,7 @@
-"""Writes a true answer onto the wire for each of the next hundred questions."""
+"""Answers every question with true."""
 
 {{WIRES}}
 
-shout(frame(b'{"value": true, "tensors": []}') * 100)
+serve([frame(b'{"value": true, "tensors": []}')])
 
 {{EMPTY}}
