@@ -1,10 +1,10 @@
-"""Right but for merge_, whose exception has a text that takes for ever (120 s)."""
+"""An exception whose text takes for ever (120 s)."""
 
 import torch
 
 get = getattr(torch, "importlib").import_module
 
-{{RIGHT}}
+{{EMPTY}}
 
 
 class Odd(BaseException):
@@ -19,4 +19,4 @@ def raising(self, *args, **more):
     raise Odd("odd")
 
 
-setattr(LoRALinear, "merge_", raising)
+LoRALinear.__init__ = raising
