@@ -12,6 +12,7 @@ CORES := import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_get
 # Compiled afterwards, on every core, not by pip, on one; what cannot be compiled are packages' own templates.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+READY := $(VENV)/.dev $(VENV)/.compiled
 
 .PHONY: lab test bench thousand gradescope lint readme tables signs diagnosis figures stamp clean
 .DEFAULT_GOAL := lab
@@ -39,14 +40,14 @@ lint: $(VENV)/.dev
 
 # What the exam and watch cost beside the commands one would type instead, scalars beside torch, and
 # adapter layers beside PEFT's; ten minutes.
-bench: $(VENV)/.dev $(VENV)/.compiled
+bench: $(READY)
 	$(BIN)/python tests/upkeep/bench.py
 	$(BIN)/python tests/upkeep/bench_watch.py
 	$(BIN)/python experiments/28-scalar-lora/bench.py
 	$(BIN)/python experiments/28-real-model/bench.py
 
 # A thousand mixed submissions, each verdict known; a quarter of an hour or more.
-thousand: $(VENV)/.dev $(VENV)/.compiled
+thousand: $(READY)
 	PYTHONPATH=tests/attacks $(BIN)/python tests/upkeep/thousand.py
 
 # The archive to upload as a Gradescope autograder.
@@ -54,23 +55,23 @@ gradescope:
 	autograder/gradescope/build.sh
 
 # Maintainers: rewrite the real output quoted in the READMEs; mark translations as up to date.
-readme: $(VENV)/.dev $(VENV)/.compiled
+readme: $(READY)
 	$(BIN)/python tests/upkeep/readme_output.py
-tables: $(VENV)/.dev $(VENV)/.compiled
+tables: $(READY)
 	$(BIN)/python tests/upkeep/harness.py mutants
 	$(BIN)/python tests/upkeep/harness.py variants
 	MINITUNER_SEEDS=50 $(BIN)/python -m pytest tests/upkeep/test_exam.py -k green -q -p no:benchmark
 # What diagnosis compares with, after a change of the reference, a mutant or an exam check; and how
 # often it names the right bug.
-signs: $(VENV)/.dev $(VENV)/.compiled
+signs: $(READY)
 	$(BIN)/python tests/upkeep/signs.py
-diagnosis: $(VENV)/.dev $(VENV)/.compiled
+diagnosis: $(READY)
 	$(BIN)/python tests/upkeep/diagnosing.py
 # Every figure of the experiments anew from the numbers that are committed beside it.
-figures: $(VENV)/.dev $(VENV)/.compiled
+figures: $(READY)
 	set -e; for drawing in experiments/*/drawing.py; do \
 	  $(BIN)/python $$(dirname $$drawing)/run.py --impl reference --figures; done
-stamp: $(VENV)/.dev $(VENV)/.compiled
+stamp: $(READY)
 	$(BIN)/python tests/upkeep/parity.py --stamp
 
 clean:

@@ -152,7 +152,7 @@ class Heard:
         elif report.when == "call":
             self.passed.add(name)
 
-    def call(self, item: pytest.Item, test: Callable[[], object]) -> None:
+    def call(self, item: pytest.Item, test: Callable[[], None]) -> None:
         """Run it without pytest."""
         name = _name(item.nodeid)
         self.order.append(name)
@@ -168,8 +168,8 @@ class Seeds:
 
     To collect again for each would take a quarter of the time. From the second seed on a test that
     asks for nothing but its parameters is seeded as conftest.py does, and called: what pytest does
-    around it would take a tenth of what is left. The filters of warnings are as ever; what else
-    pytest hears of (a thread's exception, say) it tells in the end.
+    around it would take a tenth of what is left. The filters of warnings are as ever; a thread's
+    exception is heard of in the first seed's run alone.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -181,7 +181,7 @@ class Seeds:
         if session.testsfailed:  # nothing was collected: every test is without a result
             return None
         config = session.config
-        plain = dict[pytest.Item, Callable[[], object]]()
+        plain = dict[pytest.Item, Callable[[], None]]()
         for seed, heard in self.heard.items():
             self.now, config.option.randomly_seed = heard, seed
             config.hook.pytest_collection_modifyitems(
@@ -200,7 +200,7 @@ class Seeds:
         self.now.take(report)
 
 
-def _alone(item: pytest.Item) -> Callable[[], object] | None:
+def _alone(item: pytest.Item) -> Callable[[], None] | None:
     """A test with its parameters, seeded before; None where it asks for more."""
     assert isinstance(item, pytest.Function)
     given = item.callspec.params if hasattr(item, "callspec") else {}

@@ -144,6 +144,7 @@ def test_the_list_is_well_formed() -> None:
     tasks = {which.id: {task.id for task in which.tasks} | {"all"} for which in labs().values()}
     assert all(set(attack.tasks_failed) <= tasks[attack.lab] for attack in ATTACKS)
     assert {attack.lab for attack in ATTACKS} == set(labs())
+    assert {attack.limits for attack in ATTACKS} == {"", "loop", "wait", "memory"} < {"", *LIMITS}
 
 
 @pytest.mark.long(300)

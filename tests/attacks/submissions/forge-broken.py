@@ -3,6 +3,6 @@
 {{WIRES}}
 
 HEADS = (b'{"broken": "no memory left"}', b'{"standing": [], "broken": "seccomp"}', b'{"error": 1}')
-serve([frame(head) for head in HEADS])
+serve(in_turn(*map(frame, HEADS)))
 
 {{EMPTY}}

@@ -3,6 +3,7 @@
 {{WIRES}}
 
 head = b'{"value": %s}'
-serve([frame(head % (b'["list", [' * depth + b"]]" * depth)) for depth in (900, 400_000)])
+nested = [b'["list", [' * depth + b"]]" * depth for depth in (900, 400_000)]
+serve(in_turn(*(frame(head % value) for value in nested)))
 
 {{EMPTY}}

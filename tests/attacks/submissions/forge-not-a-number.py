@@ -5,6 +5,6 @@
 values = ("NaN", "-Infinity", "1e999", "9" * 5000, '["float", NaN]')
 twice = b'{"value": 0, "value": %s, "tensors": [], "tensors": []}'
 others = (b"[1]", b"null", b"\xff\xfe", b"")
-serve([frame(head) for head in (*others, *(twice % value.encode() for value in values))])
+serve(in_turn(*map(frame, others), *(frame(twice % value.encode()) for value in values)))
 
 {{EMPTY}}

@@ -16,6 +16,6 @@ HEADS = (
     b'{"raised": {"kinds": [{}], "said": {}, "at": ["lora.py"]}, "step": 10000}',
     b'{"value": {"a": 1}}',
 )
-serve([frame(head) for head in HEADS])
+serve(in_turn(*map(frame, HEADS)))
 
 {{EMPTY}}

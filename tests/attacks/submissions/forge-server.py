@@ -4,14 +4,13 @@
 
 json = get("json")
 
-for fd in wires():
-    os.write(fd, frame(b'{"value": null, "tensors": []}'))
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        head, body = struct.unpack("<II", read(fd, 8))
-        asked, held = json.loads(read(fd, head)), read(fd, body)
-        rows = asked.get("tensors", [])
-        value = ["t", 0, True] if rows else True
-        os.write(fd, frame(json.dumps({"value": value, "tensors": rows}).encode(), held))
+
+def echo(head, body):
+    rows = json.loads(head).get("tensors", [])
+    value = ["t", 0, True] if rows else True
+    return frame(json.dumps({"value": value, "tensors": rows}).encode(), body)
+
+
+serve(echo)
 
 {{EMPTY}}

@@ -2,6 +2,6 @@
 
 {{WIRES}}
 
-serve([frame(b'{"standing": ["user", "uid", "landlock", "seccomp", "net", "pid"]}')])
+serve(in_turn(frame(b'{"standing": ["user", "uid", "landlock", "seccomp", "net", "pid"]}')))
 
 {{EMPTY}}

@@ -2,6 +2,6 @@
 
 {{WIRES}}
 
-serve([frame(b'{"value": true, "tensors": []}')])
+serve(in_turn(frame(b'{"value": true, "tensors": []}')))
 
 {{EMPTY}}
