@@ -151,6 +151,7 @@ def test_more_answers_than_questions_are_nonsense_at_once(box: Box, extra: int) 
     started = time.monotonic()
     if extra == 0:
         assert [Talk(peer).ask(TWICE(2)) for _ in range(3)] == [4, 4, 4]
+        assert peer.waiting == 0
     else:
         with pytest.raises(Lost, match="more answers than there were questions"):
             Talk(peer).ask(TWICE(2))

@@ -96,13 +96,16 @@ def test_the_reference_passes_fifty_seeds(lab: Lab) -> None:
 
 
 def test_a_wrong_answer_is_red_on_every_seed(tmp_path: Path) -> None:
-    """The same runner sees a wrong scale, and other values each time: its green means something."""
+    """The same runner sees a wrong scale, and each seed's values, whatever ran before."""
     path = tmp_path / LAB.star
     text = REFERENCE.read_text(encoding="utf-8")
     path.write_text(text.replace("out + self.scaling * update", "out + update"), encoding="utf-8")
-    found = run_seeds(path, [1, 2, 3])
+    seeds = list(range(8))
+    found, back = run_seeds(path, seeds), run_seeds(path, seeds[::-1])
     assert all(found.values())
-    assert len({str(red) for red in found.values()}) == 3
+    assert len({str(red) for red in found.values()}) == len(seeds)
+    between = seeds[1:-1]  # the first of a run is told in other words
+    assert [found[seed] for seed in between] == [back[seed] for seed in between]
 
 
 def test_a_warning_is_red_on_every_seed(tmp_path: Path) -> None:
