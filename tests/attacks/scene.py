@@ -26,6 +26,7 @@ import build  # the neighbour: outside.py is run by its path
 import torch
 
 from minituner.grading.box import protocol
+from minituner.grading.host import CPU_SECONDS, MEMORY_BYTES
 from minituner.grading.registry import ROOT, given, lab
 
 SECONDS = 6.0  # for an answer; what needs memory or disk gets four times as much
@@ -66,7 +67,7 @@ class Box:
 
     def worker(self, wire: socket.socket) -> socket.socket:
         ours, theirs = socket.socketpair()
-        limits = json.dumps({"cpu_seconds": 5}).encode()
+        limits = json.dumps({"cpu_seconds": CPU_SECONDS, "memory_bytes": MEMORY_BYTES}).encode()
         socket.send_fds(self.control, [limits], [wire.fileno(), theirs.fileno()])
         theirs.close()
         return ours

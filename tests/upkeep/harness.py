@@ -14,8 +14,10 @@ import os
 import sys
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from multiprocessing.connection import Connection
@@ -206,7 +208,8 @@ def _alone(item: pytest.Item) -> Callable[[], None] | None:
     given = item.callspec.params if hasattr(item, "callspec") else {}
     around = {"seed", "request"}  # for every test, and asked for by none
     wanted = signature(item.obj).parameters.keys()
-    other = any(map(item.get_closest_marker, ("filterwarnings", "xfail", "skip", "skipif")))
+    other = any(map(item.get_closest_marker, ("xfail", "skip", "skipif")))
+    ignored = [mark.args[0] for mark in item.iter_markers("filterwarnings")]
     if other or given.keys() != wanted or set(item.fixturenames) - wanted - around:
         return None
     conftest = item.config.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
@@ -214,7 +217,11 @@ def _alone(item: pytest.Item) -> Callable[[], None] | None:
 
     def call() -> None:
         conftest.seed_for(item.config, item.name)
-        item.obj(**given)
+        with warnings.catch_warnings() if ignored else nullcontext():
+            for line in ignored:
+                action, message = line.split(":")
+                warnings.filterwarnings(action, message)
+            item.obj(**given)
 
     return call
 

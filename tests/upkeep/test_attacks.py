@@ -23,7 +23,7 @@ from scene import stage
 from sessions import SECRET, Sessions
 
 from minituner.grading.exam import Examiner
-from minituner.grading.host import CPU_SECONDS, Box
+from minituner.grading.host import CPU_SECONDS, MEMORY_BYTES, Box
 from minituner.grading.peer import Peer
 from minituner.grading.registry import ROOT, lab, labs
 from minituner.grading.report import Report
@@ -36,7 +36,8 @@ SECONDS = 120.0  # above every limit of the exam together
 # Attacks that earn nothing, loop or wait may take all the time there is, so there is less of it:
 # CPU seconds of a first worker and of those after a loss, and wall seconds for a reply. For what
 # loops it is six of these or more for each of CPU, where the exam has four: on a busy machine a
-# loop has to meet the first limit, not the second. To fill memory takes seconds of its own.
+# loop has to meet the first limit, not the second. To fill memory takes seconds of its own, and
+# those who fill it have a quarter of what the exam gives (test_box.py meets that).
 LIMITS = {
     "loop": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0),
     "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),
@@ -88,6 +89,8 @@ def limited(attack: Attack, session: Session) -> Iterator[None]:
         defaults = Box.worker.__kwdefaults__
         assert defaults is not None
         patch.setitem(defaults, "reply_seconds", reply)
+        if _limits(attack) == "memory":
+            patch.setattr(box, "memory_bytes", MEMORY_BYTES // 4)
         _let_go(box)
         yield
     _let_go(box)

@@ -30,6 +30,7 @@ START_SECONDS = 120.0  # importing torch on a cold disk
 HELLO_SECONDS = 30.0
 GIVEN = given()  # what the labs give
 CPU_SECONDS = 5
+MEMORY_BYTES = 2 << 30  # on top of what a fresh worker has mapped
 SPARES = 3  # a submission's two, and the one in which its notes are measured
 
 
@@ -46,6 +47,7 @@ class Box:
         choices: list[Sequence[str]] = [OWN_USER] if os.geteuid() == 0 else []
         choices += [SPACES, KERNEL, (*BASIC, "seccomp"), (*BASIC, "landlock"), BASIC]
         self.choices = choices if layers is None else [layers]
+        self.memory_bytes = MEMORY_BYTES  # a worker's
         self.standing: tuple[str, ...] = ()
         self.spare: list[Peer] = []  # forked, behind their walls, and not yet listened to
         self.process: subprocess.Popen[bytes] | None = None
@@ -136,10 +138,10 @@ class Box:
         wire, its_wire = socket.socketpair()
         line, its_line = socket.socketpair()
         with its_wire, its_line:
-            message = json.dumps({"cpu_seconds": cpu_seconds}).encode("ascii")
+            limits = {"cpu_seconds": cpu_seconds, "memory_bytes": self.memory_bytes}
             try:
                 fds = [its_wire.fileno(), its_line.fileno()]
-                socket.send_fds(self.control, [message], fds)
+                socket.send_fds(self.control, [json.dumps(limits).encode("ascii")], fds)
             except OSError:
                 wire.close()
                 line.close()

@@ -34,8 +34,8 @@ KEPT_MOUNT_FLAGS = 0x2 | 0x4 | 0x8 | 0x400 | 0x800  # nosuid nodev noexec noatim
 class Limits:
     """What one worker may use of the machine."""
 
-    cpu_seconds: int = 5
-    memory_bytes: int = 2 << 30  # on top of what a fresh worker has mapped
+    cpu_seconds: int
+    memory_bytes: int  # on top of what a fresh worker has mapped
     open_files: int = 64
 
 
