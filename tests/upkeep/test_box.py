@@ -111,7 +111,7 @@ WALLS = {
     "pid": ("user", "pid"),
 }
 ACTS = {
-    "memory": "len(bytearray(3 << 30))",
+    "memory": "len(bytes(3 << 30))",
     "files": "len([os.open('/', os.O_RDONLY) for _ in range(100)])",
     "writing": "os.write(os.open({mark!r}, os.O_RDWR | os.O_CREAT), b'x')",
     "reading": "open('/etc/passwd').read(4)",

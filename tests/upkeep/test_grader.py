@@ -162,7 +162,7 @@ def test_an_exit_code_of_zero_is_not_believed(tmp_path: Path) -> None:
 def test_an_endless_loop_is_stopped_and_named(tmp_path: Path, loop: str) -> None:
     """The test that hangs fails with the learner's line; the rest is told why it did not run."""
     path = submit(tmp_path, FORWARD, f"        {loop}\n{FORWARD}")
-    run = run_contract(LAB, path, seed=3, test_seconds=2.0)
+    run = run_contract(LAB, path, seed=3, test_seconds=1.0)
     assert run.broken == ""
     stopped = [t for t in run.tests.values() if "endless loop" in t.message]
     assert stopped
@@ -174,7 +174,7 @@ def test_an_endless_import_is_stopped(tmp_path: Path) -> None:
     """A loop at module level is the learner's, with its line."""
     path = tmp_path / LAB.star
     path.write_text(REFERENCE + "\nwhile True: pass\n", encoding="utf-8")
-    run = run_contract(LAB, path, seed=3, test_seconds=2.0)
+    run = run_contract(LAB, path, seed=3, test_seconds=1.0)
     assert run.broken == ""
     assert "while True: pass" in run.unrunnable
 

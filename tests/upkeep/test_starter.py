@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import UNWRITTEN
 from minituner.grading.contract import run_contract
 from minituner.grading.registry import ROOT, Lab, given, lab, labs
 from minituner.grading.stub import strip, stub
@@ -89,10 +90,26 @@ def test_every_contract_test_is_todo(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_pytest_k_lora_is_red_as_shipped() -> None:
-    """The learner's first command: all fail, none errors, exit 1."""
+    """The learner's first command: all fail, each in one line, none errors, exit 1."""
     done = pytest_here("-q", "-k", "lora", "--device", "cpu")
     assert done.returncode == 1
     assert f"{len(NAMES)} failed, " in done.stdout.splitlines()[-1]
+    lines = re.findall(r"^src\Wminituner\Wlora\.py:\d+: (.*)$", done.stdout, re.MULTILINE)
+    assert len(lines) == len(NAMES)
+    assert all(re.search(UNWRITTEN, line) for line in lines)
+    assert "in test_lora" not in done.stdout
+
+
+@every_lab
+def test_only_a_step_not_written_is_told_in_one_line(lab: Lab) -> None:
+    """Each raise of the stub, and no other NotImplementedError: that has its traceback."""
+    calls = [node for node in ast.walk(ast.parse(stub(lab))) if isinstance(node, ast.Call)]
+    raised = [call for call in calls if ast.unparse(call.func) == "NotImplementedError"]
+    said = [ast.literal_eval(call.args[0]) for call in raised]
+    assert said
+    assert all(re.search(UNWRITTEN, f"NotImplementedError: {message}") for message in said)
+    for other in ('Module [LoRALinear] is missing the required "forward" function', "A1: later"):
+        assert not re.search(UNWRITTEN, f"NotImplementedError: {other}")
 
 
 def test_pytest_k_lora_is_green_with_the_reference() -> None:
@@ -135,7 +152,7 @@ def test_a_warning_at_run_time_is_a_failure(tmp_path: Path) -> None:
         "        import warnings\n\n        warnings.warn('old', stacklevel=1)\n"
         "        out: Tensor = self.base(x)",
     )
-    assert pytest_here("-q", f"--impl={path}", LAB.contract).returncode == 1
+    assert pytest_here("-q", "-x", f"--impl={path}", LAB.contract).returncode == 1
 
 
 def test_probing_devices_never_warns() -> None:
