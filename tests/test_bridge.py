@@ -567,9 +567,9 @@ def test_bridge_conv1d_wrap_counts_gpt2_small() -> None:
 def test_bridge_conv1d_wrap_refuses_what_matches_nothing() -> None:
     """No match, a target without one, no target: ValueError, and nothing is changed."""
     others: tuple[list[str], ...] = (["attn_c"], ["proj"], ["lm_head"], ["c_attn", "ln_1"], [])
+    model = draw_gpt2()
+    modules = [id(module) for module in model.modules()]
     for targets in (["q_proj"], ["c_attn", "q_proj"], *others):
-        model = draw_gpt2()
-        modules = [id(module) for module in model.modules()]
         end = ended(partial(wrap_gpt2_with_lora, model, targets))
         same = [id(module) for module in model.modules()] == modules
         got = (end, same, trainable(model), total(model))
@@ -1355,9 +1355,10 @@ def test_bridge_folder_fill_refuses_another_models_adapter() -> None:
     }
     cases["another scaling"] = draw_files()[0]  # of the model, as rsLoRA has one
     wrong = {}
+    model = draw_minigpt()
+    branches = branched(model, *TARGETS)
     for case, files in cases.items():
-        model = draw_minigpt()
-        for branch in branched(model, *TARGETS).values():
+        for branch in branches.values():
             branch.scaling = 0.5 if case == "another scaling" else branch.scaling
         before = {name: value.clone() for name, value in model.state_dict().items()}
         end = ended(partial(fill, model, files), FILES)

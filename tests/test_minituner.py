@@ -1430,8 +1430,8 @@ def test_lora_roundtrip_load_names_missing_and_unexpected(device: str) -> None:
     short = {name: value for name, value in other.items() if name not in (first, last)}
     long = {**other, "stranger.lora_A": torch.zeros(2, 3), "lm_head.weight": torch.zeros(2)}
     strangers = ("stranger.lora_A", "lm_head.weight")
+    before = snapshot(model)
     for state, named in ((short, (first, last)), (long, strangers), ({}, (first, last))):
-        before = snapshot(model)
         said = refusal(partial(load_lora_state_dict, model, state), KeyError, ValueError)
         assert said is not None and all(name in said for name in named), explain(
             measured=f"load -> {said!r}",
@@ -1439,8 +1439,9 @@ def test_lora_roundtrip_load_names_missing_and_unexpected(device: str) -> None:
             cause="entries are skipped in silence, or the message does not name all of them",
             read="P11",
         )
-        assert changes(before, model) == [], explain(
-            measured=f"changed: {few(changes(before, model))}",
+        changed = changes(before, model)
+        assert changed == [], explain(
+            measured=f"changed: {few(changed)}",
             expected=[],
             cause="check every name, shape and value before the first write",
             read="P11",
@@ -1462,9 +1463,9 @@ def test_lora_roundtrip_load_rejects_a_wrong_shape(device: str) -> None:
     """A wrong shape raises and names the entry, also where copy_ would broadcast or reshape."""
     model = wrapped_gpt(device)
     good = {name: torch.zeros_like(value) for name, value in lora_state_dict(model).items()}
+    before = snapshot(model)
     for name, shape in wrong_shapes(good):
         bad = {**good, name: torch.zeros(shape, dtype=good[name].dtype, device=device)}
-        before = snapshot(model)
         said = refusal(partial(load_lora_state_dict, model, bad), KeyError, ValueError)
         changed = changes(before, model)
         assert said is not None and name in said and changed == [], explain(
@@ -1481,11 +1482,11 @@ def test_lora_roundtrip_load_rejects_values_that_are_not_finite(device: str) -> 
     model = wrapped_gpt(device)
     good = {name: torch.zeros_like(value) for name, value in lora_state_dict(model).items()}
     names = sorted(good)[-2:]  # an A and a B
+    before = snapshot(model)
     for name, value in itertools.product(names, (float("nan"), float("inf"), float("-inf"))):
         poisoned = good[name].clone()
         poisoned[-1, -1] = value
         bad = {**good, name: poisoned}
-        before = snapshot(model)
         said = refusal(partial(load_lora_state_dict, model, bad), KeyError, ValueError)
         changed = changes(before, model)
         assert said is not None and name in said and changed == [], explain(
