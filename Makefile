@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 READY := $(VENV)/.dev $(VENV)/.compiled
 
-.PHONY: lab test upkeep bench thousand gradescope lint readme tables signs diagnosis figures stamp clean
+.PHONY: lab test upkeep bench seeds thousand gradescope lint readme tables signs diagnosis figures stamp clean
 .DEFAULT_GOAL := lab
 ifndef BESIDE
 .NOTPARALLEL:  # one pip at a time
@@ -54,6 +54,11 @@ bench: $(READY)
 thousand: $(READY)
 	PYTHONPATH=tests/attacks $(BIN)/python tests/upkeep/thousand.py
 
+# Every right answer on fifty seeds, in the contract and in the exam; `make test` draws a few a run.
+seeds: $(READY)
+	MINITUNER_SEEDS=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/upkeep/test_variants.py tests/upkeep/test_exam.py \
+	  -k "passes_the_contract or is_green" --numprocesses $$($(BIN)/python -c '$(CORES)') -p no:benchmark $(PYTEST_ARGS)
+
 # The archive to upload as a Gradescope autograder.
 gradescope:
 	autograder/gradescope/build.sh
@@ -64,7 +69,6 @@ readme: $(READY)
 tables: $(READY)
 	$(BIN)/python tests/upkeep/harness.py mutants
 	$(BIN)/python tests/upkeep/harness.py variants
-	MINITUNER_SEEDS=50 $(BIN)/python -m pytest tests/upkeep/test_exam.py -k green -q -p no:benchmark
 # What diagnosis compares with, after a change of the reference, a mutant or an exam check; and how
 # often it names the right bug.
 signs: $(READY)

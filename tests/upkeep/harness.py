@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import tempfile
 import tomllib
@@ -107,6 +108,11 @@ def run_all(jobs: Sequence[Job]) -> list[ContractRun]:
     """A few at a time; results in the jobs' order."""
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(Job.run, jobs))
+
+
+def draw_seeds(few: int) -> list[int]:
+    """So many, others in each run of the tests; in `make seeds` as many as MINITUNER_SEEDS says."""
+    return random.sample(range(2**31), int(os.environ.get("MINITUNER_SEEDS", few)))
 
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
