@@ -7,6 +7,7 @@ import random
 import re
 import warnings
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,14 +60,24 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """A step that is not written yet is told in one line; a traceback each takes seconds in all."""
-    if call.excinfo is not None and re.search(UNWRITTEN, call.excinfo.exconly()):
-        item.repr_failure = _one_line  # type: ignore[method-assign]
+    """A step that is not written yet is told in one line: tracebacks for all of them take seconds.
+
+    Unless another error was on its way when it was raised, or one asks for more than --tb=short.
+    """
+    vars(item).pop("repr_failure", None)  # of a run before this one
+    option = item.config.option
+    if call.excinfo is None or option.tbstyle != "short" or option.fulltrace:
+        return
+    alone = call.excinfo.value.__context__ is None
+    if alone and re.search(UNWRITTEN, call.excinfo.exconly()):
+        item.repr_failure = partial(_one_line, item.config.rootpath)  # type: ignore[method-assign]  # this item's alone
 
 
-def _one_line(excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
+def _one_line(
+    root: Path, excinfo: pytest.ExceptionInfo[BaseException], style: object = None
+) -> str:
     path, line = Path(excinfo.traceback[-1].path), excinfo.traceback[-1].lineno + 1
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    path = path.relative_to(root) if path.is_relative_to(root) else path
     return f"{path}:{line}: {excinfo.exconly()}"
 
 

@@ -1353,7 +1353,7 @@ def test_bridge_folder_fill_refuses_another_models_adapter() -> None:
         "another width": draw_files(config=wide)[0],
         "another depth": draw_files(config=deep)[0],
     }
-    cases["another scaling"] = draw_files()[0]  # of the model, as rsLoRA has one
+    cases["another scaling"] = draw_files()[0]  # of the model, as rsLoRA has one; it stays, so last
     wrong = {}
     model = draw_minigpt()
     branches = branched(model, *TARGETS)

@@ -111,8 +111,8 @@ def run_all(jobs: Sequence[Job]) -> list[ContractRun]:
 
 
 def draw_seeds(few: int) -> list[int]:
-    """So many, others in each run of the tests; in `make seeds` as many as MINITUNER_SEEDS says."""
-    return random.sample(range(2**31), int(os.environ.get("MINITUNER_SEEDS", few)))
+    """So many, drawn anew in each run of the tests; more where MINITUNER_SEEDS says so."""
+    return random.sample(range(2**31), max(few, int(os.environ.get("MINITUNER_SEEDS") or few)))
 
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -215,7 +215,7 @@ def _alone(item: pytest.Item) -> Callable[[], None] | None:
     around = {"seed", "request"}  # for every test, and asked for by none
     wanted = signature(item.obj).parameters.keys()
     other = any(map(item.get_closest_marker, ("xfail", "skip", "skipif")))
-    ignored = [mark.args[0] for mark in item.iter_markers("filterwarnings")]
+    ignored = [line for mark in item.iter_markers("filterwarnings") for line in mark.args]
     if other or given.keys() != wanted or set(item.fixturenames) - wanted - around:
         return None
     conftest = item.config.pluginmanager.get_plugin(str(ROOT / "conftest.py"))

@@ -37,7 +37,7 @@ SECONDS = 120.0  # above every limit of the exam together
 # CPU seconds of a first worker and of those after a loss, and wall seconds for a reply. For what
 # loops it is six of these or more for each of CPU, where the exam has four: on a busy machine a
 # loop has to meet the first limit, not the second. To fill memory takes seconds of its own, and
-# those who fill it have a quarter of what the exam gives (test_box.py meets that).
+# those who fill it have a quarter of what the exam gives (test_box.py meets the whole).
 LIMITS = {
     "loop": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0),
     "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),

@@ -47,8 +47,11 @@ def test_a_reader_that_dies_is_the_texts_doing(monkeypatch: pytest.MonkeyPatch) 
         assert 1 << 30 < int(memory.strip("()").split(",")[0]) < 8 << 30
 
 
-def test_a_reader_that_sleeps_is_the_machines_doing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No CPU time used, asked twice: an error of ours; what it started is gone with it."""
+def test_a_reader_that_sleeps_is_the_machines_doing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No CPU time used, asked twice: an error of ours; what it started is gone, the desk is not."""
+    monkeypatch.setenv("MARK", str(tmp_path / "mark"))
     with planted(monkeypatch, "nap") as clerk:
         nap = f"{1000 + os.getpid()}.5"
         gate = clerk.review(LAB, f"sleep {nap}")["source"]
@@ -56,6 +59,8 @@ def test_a_reader_that_sleeps_is_the_machines_doing(monkeypatch: pytest.MonkeyPa
         assert children(desk_of(clerk)) == []
         lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
         assert not any(nap.encode() in line for line in lines), "a child's child lives on"
+        assert (tmp_path / "mark").read_text(encoding="utf-8") == "xx"
+        assert clerk.review(LAB, "limits")["source"].outcome == "failed"
 
 
 def test_a_mypy_that_dies_falls_back_to_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +101,9 @@ def fault(text):
     if "eat" in text: [bytes(1 << 30) for _ in range(99)]
     if "recurse" in text: fault(text)
     while "spin" in text: pass
-    if "sleep" in text: subprocess.run(text.split())
+    if "sleep" in text:
+        with open(os.environ["MARK"], "a") as mark: mark.write("x")
+        subprocess.run(text.split())
     if "limits" in text:
         names = ("CPU", "CORE", "FSIZE", "AS")
         got = (str(resource.getrlimit(getattr(resource, "RLIMIT_" + name))) for name in names)
@@ -104,7 +111,7 @@ def fault(text):
     if "bug" in text: raise KeyError
     if "exit" in text: sys.exit(2)
     return text
-desk.READ_SECONDS, desk.PATIENCE = 1, 1.5 if "WHERE" == "nap" else 8.0
+desk.READ_SECONDS, desk.PATIENCE = 1, 2.0 if "WHERE" == "nap" else 8.0
 desk.WARM_TYPES_SECONDS = desk.TYPES_SECONDS = 2
 if "WHERE" in ("read", "nap"): desk.read = lambda lab, text: fault(text)
 check = tools.WarmMypy.check

@@ -82,6 +82,7 @@ def test_a_mutant_dies_among_all_the_checks(lab: Lab, box: Box) -> None:
         )
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("path", VARIANTS, ids=[f"{p.stem}-{p.parent.name}" for p in VARIANTS])
 def test_a_variant_is_green(path: Path, box: Box) -> None:
     """Other people's styles, on seeds that change from run to run."""
@@ -90,6 +91,7 @@ def test_a_variant_is_green(path: Path, box: Box) -> None:
         assert sat(box, lab_of(path), text, seed) == {}, f"seed {seed}"
 
 
+@pytest.mark.seeds
 @every_lab
 def test_the_reference_is_green(lab: Lab, box: Box) -> None:
     """Fresh sets of shapes, values and orders."""

@@ -100,6 +100,21 @@ def test_pytest_k_lora_is_red_as_shipped() -> None:
     assert "in test_lora" not in done.stdout
 
 
+def test_an_error_behind_an_unwritten_step_is_told(tmp_path: Path) -> None:
+    """With its traceback; also where the folder one works in is gone."""
+    first = '        raise NotImplementedError(\n            "A1'
+    assert first in stub(LAB)
+    trying = '        try:\n            {}["mine"]\n        finally:\n         '
+    behind = trying + first.lstrip()
+    gone = "\nimport os, tempfile\nos.chdir(gone := tempfile.mkdtemp())\nos.rmdir(gone)\n"
+    path = tmp_path / LAB.star
+    path.write_text(stub(LAB).replace(first, behind, 1) + gone, encoding="utf-8")
+    done = pytest_here("-q", "-k", "worked_example or wrap_names", f"--impl={path}", LAB.contract)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "KeyError: 'mine'" in done.stdout
+    assert re.search(r"lora\.py:\d+: NotImplementedError: B1: ", done.stdout)
+
+
 @every_lab
 def test_only_a_step_not_written_is_told_in_one_line(lab: Lab) -> None:
     """Each raise of the stub, and no other NotImplementedError: that has its traceback."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ def test_there_are_enough(lab: Lab) -> None:
     assert len(variants(lab)) >= LEAST.get(lab.id, 6)
 
 
+@pytest.mark.seeds
 @pytest.mark.parametrize("path", STYLES, ids=ids)
 def test_it_passes_the_contract(path: Path) -> None:
     """Every test, on seeds that change from run to run."""
@@ -86,6 +88,7 @@ def test_a_wrong_type_is_seen_in_its_own_file() -> None:
     assert "Incompatible return value type" in types()["wrong"].findings[0]
 
 
+@pytest.mark.seeds
 @every_lab
 def test_the_reference_passes_the_contract(lab: Lab) -> None:
     """Runs with different seeds and shuffles, all green."""
@@ -106,12 +109,27 @@ def test_a_wrong_answer_is_red_on_every_seed(tmp_path: Path) -> None:
     assert [found[seed] for seed in between] == [back[seed] for seed in between]
 
 
-def test_a_warning_is_red_on_every_seed(tmp_path: Path) -> None:
-    """Also where the runner calls a test without pytest around it."""
-    path = tmp_path / LAB.star
-    text = REFERENCE.read_text(encoding="utf-8").replace("import math", "import math, warnings")
-    warn = 'warnings.warn("odd")\n        return out + self.scaling * update'
-    path.write_text(text.replace("return out + self.scaling * update", warn), encoding="utf-8")
+WARNED = {"00": "return out + self.scaling * update", "02": "seq = max("}  # 02 lets one pass
+
+
+@pytest.mark.parametrize(("lab_id", "line"), WARNED.items())
+def test_a_warning_is_red_on_every_seed(lab_id: str, line: str, tmp_path: Path) -> None:
+    """Also where the runner calls a test without pytest around it, and beside one let pass."""
+    one = labs()[lab_id]
+    path, text = tmp_path / one.star, (ROOT / one.reference).read_text(encoding="utf-8")
+    (indent,) = re.findall(rf"^( +){re.escape(line)}", text, re.MULTILINE)
+    warns = text.replace("import math", "import math\nimport warnings", 1)
+    warns = warns.replace(line, f'warnings.warn("odd")\n{indent}{line}')
+    path.write_text(warns, encoding="utf-8")
     found = run_seeds(path, [1, 2, 3])
     assert all("odd" in str(red) for red in found.values())
     assert len({frozenset(red) for red in found.values()}) == 1
+
+
+def test_a_warning_that_a_contract_lets_pass_is_green_on_every_seed(tmp_path: Path) -> None:
+    """Lab 02 does: of a loss that is read by float()."""
+    path, text = tmp_path / "adapt.py", (ROOT / labs()["02"].reference).read_text(encoding="utf-8")
+    let = "Converting a tensor with requires_grad=True to a scalar"
+    warns = text.replace("import math", "import math\nimport warnings", 1)
+    path.write_text(warns.replace("seq = max(", f'warnings.warn("{let}")\n    seq = max('), "utf-8")
+    assert run_seeds(path, [1, 2, 3]) == {1: {}, 2: {}, 3: {}}
