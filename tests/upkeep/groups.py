@@ -16,7 +16,8 @@ GROUPS = {
     r"test_mutants\.py::.*\[(\d\d)": "mutants",  # a lab's bugs share one run of them all
     r"test_variants\.py::test_(?:it_passes_the_gates|a_wrong_type)": "types",  # one run of mypy
     r"test_starter\.py::test_its_expressions": "expressions",  # one process asks them all
-    r"test_attacks\.py::test_it_gets.*\[(0[1-9])-": "attacks",  # one session a lab; 00 has many
+    r"test_attacks\.py::test_it_gets.*\[(0[1-9])-": "session",  # one a lab; 00 has many attacks
+    r"test_exam\.py::test_the_reference_of_a_later_lab.*\[(\d\d)": "session",
     r"test_theory\.py::.*\[(0\d)-": "theory",  # a page's facts are measured once
     r"test_box(?:_files)?\.py::": "box",  # one box
     r"test_page_(?:browser|large)\.py::": "browser",  # one browser

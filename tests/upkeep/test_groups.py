@@ -41,6 +41,8 @@ def test_it_dies(lab):
             "tests/upkeep/test_theory.py::test_theory_doctests_run[05-x-.es.md]",
             "theory-05",
         ),
+        ("tests/upkeep/test_attacks.py::test_it_gets_what[02-adapt-tells]", "session-02"),
+        ("tests/upkeep/test_exam.py::test_the_reference_of_a_later_lab_gets_100[02]", "session-02"),
         ("tests/upkeep/test_box_files.py::test_x", "box"),
         ("tests/upkeep/test_variants.py::test_it_passes_the_gates[a]", "types"),
     ],
