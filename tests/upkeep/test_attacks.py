@@ -22,6 +22,7 @@ from readme_output import take_types
 from scene import stage
 from sessions import SECRET, Sessions
 
+from minituner.grading import host
 from minituner.grading.exam import Examiner
 from minituner.grading.host import CPU_SECONDS, MEMORY_BYTES, Box
 from minituner.grading.peer import Peer
@@ -74,7 +75,7 @@ def session(sessions: Sessions) -> Iterator[Session]:
 
 @pytest.fixture
 def limited(attack: Attack, session: Session) -> Iterator[None]:
-    """The exam as it is but for its limits, which workers that are ready already do not have."""
+    """The exam as it is but for its limits, and for workers that are ready before it begins."""
     box = session(attack).box
     if _limits(attack) not in LIMITS:
         yield
@@ -91,14 +92,9 @@ def limited(attack: Attack, session: Session) -> Iterator[None]:
         patch.setitem(defaults, "reply_seconds", reply)
         if _limits(attack) == "memory":
             patch.setattr(box, "memory_bytes", MEMORY_BYTES // 4)
-        _let_go(box)
+        patch.setattr(box, "spare", [])  # those wait for an attack with the exam's own limits
+        patch.setattr(host, "SPARES", 0)
         yield
-    _let_go(box)
-
-
-def _let_go(box: Box) -> None:
-    while box.spare:
-        box.spare.pop().close()
 
 
 def _score(report: Report) -> int:
