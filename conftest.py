@@ -62,7 +62,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """A step that is not written yet is told in one line: tracebacks for all of them take seconds.
 
-    Unless another error was on its way when it was raised, or one asks for more than --tb=short.
+    Unless another error was on its way when it was raised, or one asks for another --tb than ours.
     """
     vars(item).pop("repr_failure", None)  # of a run before this one
     option = item.config.option

@@ -18,7 +18,6 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from multiprocessing.connection import Connection
@@ -110,9 +109,9 @@ def run_all(jobs: Sequence[Job]) -> list[ContractRun]:
         return list(pool.map(Job.run, jobs))
 
 
-def draw_seeds(few: int) -> list[int]:
+def draw_seeds(least: int) -> list[int]:
     """So many, drawn anew in each run of the tests; more where MINITUNER_SEEDS says so."""
-    return random.sample(range(2**31), max(few, int(os.environ.get("MINITUNER_SEEDS") or few)))
+    return random.sample(range(2**31), max(least, int(os.environ.get("MINITUNER_SEEDS") or 0)))
 
 
 def run_seeds(path: Path, seeds: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -223,7 +222,7 @@ def _alone(item: pytest.Item) -> Callable[[], None] | None:
 
     def call() -> None:
         conftest.seed_for(item.config, item.name)
-        with warnings.catch_warnings() if ignored else nullcontext():
+        with warnings.catch_warnings():
             for line in ignored:
                 action, message = line.split(":")
                 warnings.filterwarnings(action, message)

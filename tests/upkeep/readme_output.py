@@ -28,11 +28,9 @@ FILES = ("conftest.py", "pyproject.toml", "constraints.txt")
 
 
 def fresh_clone(folder: Path) -> None:
-    """What git would clone, with the stub in place, after a first grade: compiled, types known."""
-    # Not what is half written, nor what pytest compiled: that is of the place it was compiled in.
-    ignore = shutil.ignore_patterns("*.pyc.*", "*-pytest-*.pyc")
+    """What git would clone: the working tree with the stub in place; mypy's cache beside it."""
     for part in PARTS:
-        shutil.copytree(ROOT / part, folder / part, ignore=ignore)
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     (folder / lab("00").file).write_text(stub(lab("00")), encoding="utf-8")

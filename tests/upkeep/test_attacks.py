@@ -22,7 +22,6 @@ from readme_output import take_types
 from scene import stage
 from sessions import SECRET, Sessions
 
-from minituner.grading import host
 from minituner.grading.exam import Examiner
 from minituner.grading.host import CPU_SECONDS, MEMORY_BYTES, Box
 from minituner.grading.peer import Peer
@@ -40,10 +39,10 @@ SECONDS = 120.0  # above every limit of the exam together
 # loop has to meet the first limit, not the second. To fill memory takes seconds of its own, and
 # those who fill it have a quarter of what the exam gives (test_box.py meets the whole).
 LIMITS = {
-    "loop": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0),
-    "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0),
-    "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0),
-    "wait": ({}, 4.0),
+    "loop": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0, MEMORY_BYTES),
+    "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 1}, 12.0, MEMORY_BYTES),
+    "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0, MEMORY_BYTES // 4),
+    "wait": ({}, 4.0, MEMORY_BYTES),
 }
 pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")
@@ -80,7 +79,7 @@ def limited(attack: Attack, session: Session) -> Iterator[None]:
     if _limits(attack) not in LIMITS:
         yield
         return
-    asked, (seconds, reply) = Box._asked_for, LIMITS[_limits(attack)]
+    asked, (seconds, reply, memory) = Box._asked_for, LIMITS[_limits(attack)]
 
     def asked_for(box: Box, cpu_seconds: int, reply_seconds: float = reply) -> Peer:
         return asked(box, seconds.get(cpu_seconds, cpu_seconds), reply_seconds)
@@ -90,10 +89,9 @@ def limited(attack: Attack, session: Session) -> Iterator[None]:
         defaults = Box.worker.__kwdefaults__
         assert defaults is not None
         patch.setitem(defaults, "reply_seconds", reply)
-        if _limits(attack) == "memory":
-            patch.setattr(box, "memory_bytes", MEMORY_BYTES // 4)
+        patch.setattr(box, "memory_bytes", memory)
         patch.setattr(box, "spare", [])  # those wait for an attack with the exam's own limits
-        patch.setattr(host, "SPARES", 0)
+        patch.setattr("minituner.grading.host.SPARES", 0)
         yield
 
 

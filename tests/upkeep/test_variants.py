@@ -34,8 +34,8 @@ def test_there_are_enough(lab: Lab) -> None:
 @pytest.mark.seeds
 @pytest.mark.parametrize("path", STYLES, ids=ids)
 def test_it_passes_the_contract(path: Path) -> None:
-    """Every test, on seeds that change from run to run."""
-    seeds = draw_seeds(few=5)
+    """Every test, on twenty seeds."""
+    seeds = draw_seeds(least=20)
     assert run_seeds(path, seeds) == {seed: {} for seed in seeds}
 
 
@@ -90,9 +90,9 @@ def test_a_wrong_type_is_seen_in_its_own_file() -> None:
 
 @pytest.mark.seeds
 @every_lab
-def test_the_reference_passes_the_contract(lab: Lab) -> None:
-    """Runs with different seeds and shuffles, all green."""
-    seeds = draw_seeds(few=20)
+def test_the_reference_passes_fifty_seeds(lab: Lab) -> None:
+    """Fifty runs with different seeds and shuffles, all green."""
+    seeds = draw_seeds(least=50)
     assert run_seeds(ROOT / lab.reference, seeds) == {seed: {} for seed in seeds}
 
 
@@ -109,27 +109,35 @@ def test_a_wrong_answer_is_red_on_every_seed(tmp_path: Path) -> None:
     assert [found[seed] for seed in between] == [back[seed] for seed in between]
 
 
-WARNED = {"00": "return out + self.scaling * update", "02": "seq = max("}  # 02 lets one pass
+def warning(folder: Path, lab_id: str, message: str) -> Path:
+    """The lab's reference, which warns in a place that many of its tests come through."""
+    one, line = labs()[lab_id], {"00": "return out + self.scaling * update", "02": "seq = max("}
+    text = (ROOT / one.reference).read_text(encoding="utf-8")
+    (indent,) = re.findall(rf"^( +){re.escape(line[lab_id])}", text, re.MULTILINE)
+    warns = f"warnings.warn({message!r})\n{indent}{line[lab_id]}"
+    text = text.replace("import math", "import math\nimport warnings", 1)
+    (folder / one.star).write_text(text.replace(line[lab_id], warns), encoding="utf-8")
+    return folder / one.star
 
 
-@pytest.mark.parametrize(("lab_id", "line"), WARNED.items())
-def test_a_warning_is_red_on_every_seed(lab_id: str, line: str, tmp_path: Path) -> None:
-    """Also where the runner calls a test without pytest around it, and beside one let pass."""
-    one = labs()[lab_id]
-    path, text = tmp_path / one.star, (ROOT / one.reference).read_text(encoding="utf-8")
-    (indent,) = re.findall(rf"^( +){re.escape(line)}", text, re.MULTILINE)
-    warns = text.replace("import math", "import math\nimport warnings", 1)
-    warns = warns.replace(line, f'warnings.warn("odd")\n{indent}{line}')
-    path.write_text(warns, encoding="utf-8")
-    found = run_seeds(path, [1, 2, 3])
+@pytest.mark.parametrize("lab_id", ["00", "02"])
+def test_a_warning_is_red_on_every_seed(lab_id: str, tmp_path: Path) -> None:
+    """Also where the runner calls a test without pytest around it; lab 02 lets another one pass."""
+    found = run_seeds(warning(tmp_path, lab_id, "odd"), [1, 2, 3])
     assert all("odd" in str(red) for red in found.values())
     assert len({frozenset(red) for red in found.values()}) == 1
 
 
 def test_a_warning_that_a_contract_lets_pass_is_green_on_every_seed(tmp_path: Path) -> None:
     """Lab 02 does: of a loss that is read by float()."""
-    path, text = tmp_path / "adapt.py", (ROOT / labs()["02"].reference).read_text(encoding="utf-8")
     let = "Converting a tensor with requires_grad=True to a scalar"
-    warns = text.replace("import math", "import math\nimport warnings", 1)
-    path.write_text(warns.replace("seq = max(", f'warnings.warn("{let}")\n    seq = max('), "utf-8")
-    assert run_seeds(path, [1, 2, 3]) == {1: {}, 2: {}, 3: {}}
+    assert run_seeds(warning(tmp_path, "02", let), [1, 2, 3]) == {1: {}, 2: {}, 3: {}}
+
+
+@pytest.mark.parametrize(("said", "count"), [("", 20), ("0", 20), ("1", 20), ("50", 50)])
+def test_the_environment_only_adds_seeds(
+    said: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is exported by accident takes no seed from `make test`."""
+    monkeypatch.setenv("MINITUNER_SEEDS", said)
+    assert len(set(draw_seeds(least=20))) == count
