@@ -149,11 +149,11 @@ def draw_pairs(count: int) -> list[Pair]:
     ]
 
 
-def draw_batch(rows: int = 3, seq: int = 5) -> Batch:
-    """Inputs and targets of which about half count, and at least one."""
+def draw_batch(rows: int = 3, seq: int = 5, hidden_share: float = 0.5) -> Batch:
+    """Inputs and targets of which about half are hidden, and at least one counts."""
     inputs = torch.randint(VOCAB, (rows, seq))
     targets = torch.randint(VOCAB, (rows, seq))
-    hidden = torch.rand(rows, seq) < 0.5
+    hidden = torch.rand(rows, seq) < hidden_share
     hidden[0, 0] = False
     return inputs, targets.masked_fill(hidden, IGNORE)
 
@@ -846,7 +846,7 @@ def test_adapt_eval_loss_weighs_tokens_not_batches() -> None:
     """The mean over the tokens that count of all batches, however they are cut."""
     run = draw_run()
     weights = table_of(run).lora_table.detach() + values_of(run)
-    batches = [draw_batch(1, 2), draw_batch(4, 6), draw_batch(2, 3)]
+    batches = [draw_batch(1, 2, 1.0), draw_batch(4, 6), draw_batch(2, 3, 0.0)]  # 1 of 2, 6 of 6
     inputs = torch.cat([part[0].flatten() for part in batches])
     targets = torch.cat([part[1].flatten() for part in batches])
     got, want = evaluate(run.model, batches), dense_loss(weights[inputs], targets).item()

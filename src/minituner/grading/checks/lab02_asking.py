@@ -85,10 +85,10 @@ def pairs(ask: Asking, count: int, vocab: int = VOCAB) -> Pairs:
     return [(tokens(ask, p, vocab), tokens(ask, a, vocab)) for p, a in sizes]
 
 
-def batch(ask: Asking, rows: int = 3, seq: int = 5) -> Batch:
-    """Inputs and targets of which about half count, and at least one."""
+def batch(ask: Asking, rows: int = 3, seq: int = 5, hidden_share: float = 0.5) -> Batch:
+    """Inputs and targets of which about half are hidden, and at least one counts."""
     drawn = [torch.randint(VOCAB, (rows, seq), generator=ask.torch_rng) for _ in range(2)]
-    hidden = torch.rand(rows, seq, generator=ask.torch_rng) < 0.5
+    hidden = torch.rand(rows, seq, generator=ask.torch_rng) < hidden_share
     hidden[ask.rng.randrange(rows), ask.rng.randrange(seq)] = False
     return drawn[0], drawn[1].masked_fill(hidden, IGNORE)
 
