@@ -159,6 +159,18 @@ BROKEN: dict[str, Callable[[], bytes]] = {
     "a giant offset": _with(data_offsets=[0, 2**70]),
     "negative offsets": _with(data_offsets=[-128, 0]),
     "offsets that are floats": _with(data_offsets=[0.0, 128.0]),
+    "offsets that are truths": _with(data_offsets=[False, True], dtype="F16", shape=[1]),
+    "offsets that are none": _with(data_offsets=128),
+    "offsets that are three": _with(data_offsets=[0, 64, 128]),
+    "an entry that is a number": lambda: _headed(b'{"a": 1e999999}'),
+    "an entry that is a list": lambda: _headed(b'{"a": [0, 128]}'),
+    "an empty entry": lambda: _headed(b'{"a": {}}'),
+    "an entry without a dtype": lambda: _headed(
+        b'{"a": {"shape": [1], "data_offsets": [0, 8]}}', 8
+    ),
+    "an entry without a shape": lambda: _headed(
+        b'{"a": {"dtype": "F64", "data_offsets": [0, 8]}}', 8
+    ),
     "another dtype": _with(dtype="F4"),
     "an overlap": lambda: _headed(
         json.dumps({"a": ROW, "b": ROW | {"data_offsets": [64, 192]}}).encode(), 192

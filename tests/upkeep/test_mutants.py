@@ -6,12 +6,12 @@ import json
 import random
 import sys
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import planting
 import pytest
-from harness import Mutant, killers, mutants, red, run_mutants
+from harness import Mutant, draw_seeds, killers, mutants, red, run_mutants
 from signs import table_of
 
 from minituner.grading.contract import ContractRun
@@ -37,10 +37,13 @@ every_mutant = pytest.mark.parametrize(
 )
 
 
+seeds = cache(partial(draw_seeds, least=1))
+
+
 @cache
-def runs(lab_id: str) -> dict[str, ContractRun]:
-    """Every mutant through its task's tests, all with one seed that changes from run to run."""
-    return run_mutants(MUTANTS[lab_id], seed=random.randrange(2**31))
+def runs(lab_id: str, seed: int) -> dict[str, ContractRun]:
+    """Every mutant through its task's tests."""
+    return run_mutants(MUTANTS[lab_id], seed)
 
 
 @every_lab
@@ -74,20 +77,22 @@ def test_without_a_bug_the_same_road_is_green(lab: Lab, tmp_path: Path) -> None:
     assert set(first.tests) == set(again.tests) == set(every)
 
 
+@pytest.mark.seeds
 @every_mutant
 def test_it_dies_in_its_task(mutant: Mutant) -> None:
-    """The contract kills it in a test of the task it belongs to."""
-    run = runs(mutant.lab.id)[mutant.id]
-    assert not run.broken, run.broken
-    assert set(run.tests) == {*mutant.own_tests, *mutant.also}
-    assert killers(run, mutant), f"survives {mutant.killed_by}; red: {sorted(red(run))}"
-    assert set(mutant.also) <= set(red(run)), f"survives one of {mutant.also}"
+    """The contract kills it in a test of the task it belongs to, on each seed."""
+    for seed in seeds():
+        run = runs(mutant.lab.id, seed)[mutant.id]
+        assert not run.broken, run.broken
+        assert set(run.tests) == {*mutant.own_tests, *mutant.also}
+        assert killers(run, mutant), f"survives {mutant.killed_by} on seed {seed}; {red(run)}"
+        assert set(mutant.also) <= set(red(run)), f"survives one of {mutant.also} on seed {seed}"
 
 
 @every_lab
 def test_every_contract_test_kills(lab: Lab) -> None:
     """A contract test that no mutant fails would be a test that cannot fail."""
-    used = {name for run in runs(lab.id).values() for name in red(run)}
+    used = {name for run in runs(lab.id, seeds()[0]).values() for name in red(run)}
     every = {name for task in lab.tasks for name in task.tests}
     assert sorted(every - used) == []
 

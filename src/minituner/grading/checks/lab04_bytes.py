@@ -156,7 +156,11 @@ def unpacked(told: object) -> dict[str, Tensor]:
     rows = {key: row for key, row in header.items() if key != "__metadata__"}
     found, body, at = {}, whole[start:], 0
     for key, row in sorted(rows.items(), key=lambda item: _offsets(item[1])):
-        dtype, shape, (begin, end) = DTYPES.get(str(row["dtype"])), row["shape"], _offsets(row)
+        dtype, shape, (begin, end) = (
+            DTYPES.get(str(row.get("dtype"))),
+            row.get("shape"),
+            _offsets(row),
+        )
         sound = isinstance(shape, list) and len(shape) <= 4
         sound = sound and all(type(n) is int and 0 < n <= 1 << 20 for n in shape)
         if dtype is None or not sound or begin != at or end > len(body):
@@ -171,10 +175,13 @@ def unpacked(told: object) -> dict[str, Tensor]:
 
 
 def _offsets(row: Any) -> tuple[int, int]:
-    begin, end = row["data_offsets"]
-    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-        raise Wrong(f"{WEIGHTS}: data_offsets = {row['data_offsets']!r}"[:200], "two counts", 0)
-    return begin, end
+    if not isinstance(row, dict):
+        raise Wrong(f"{WEIGHTS}: a tensor's entry is {row!r}"[:200], "an object", 0)
+    match row.get("data_offsets"):
+        case [begin, end] if type(begin) is type(end) is int and 0 <= begin <= end:
+            return begin, end
+        case offsets:
+            raise Wrong(f"{WEIGHTS}: data_offsets = {offsets!r}"[:200], "two counts", 0)
 
 
 def alike(found: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> list[str]:
