@@ -51,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.user_properties.extend(("task", m.args[0]) for m in item.iter_markers("task"))
-    items.sort(key=seconds, reverse=True)  # in the order drawn, but for upkeep's long ones
+    items.sort(key=turn, reverse=True)  # in the order drawn, but for upkeep's long ones
 
 
 def pytest_collection_finish() -> None:
@@ -81,10 +81,10 @@ def _one_line(
     return f"{path}:{line}: {excinfo.exconly()}"
 
 
-def seconds(item: pytest.Item) -> float:
-    """What a test marked as long takes; others count as nothing."""
+def turn(item: pytest.Item) -> tuple[bool, float]:
+    """Of a test marked as long: whether it needs no types, and its seconds; others come last."""
     mark = item.get_closest_marker("long")
-    return 0.0 if mark is None else float(mark.args[0])
+    return (False, 0.0) if mark is None else (mark.kwargs.get("untyped", False), *mark.args)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -27,7 +27,7 @@ from processes import descendants
 from minituner.grading.box import kernel, protocol
 from minituner.grading.expr import name
 from minituner.grading.host import GIVEN, Box
-from minituner.grading.peer import Broken, Lost
+from minituner.grading.peer import Broken, Lost, Peer
 from minituner.grading.registry import ROOT
 from minituner.grading.talk import Talk
 
@@ -226,8 +226,12 @@ def test_a_worker_does_not_look_for_garbage(box: Box) -> None:
         peer.close()
 
 
-def test_cpu_time_is_limited(box: Box) -> None:
+@pytest.mark.parametrize("seconds", [1, 0.25])
+def test_cpu_time_is_limited(box: Box, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop that ignores every signal ends after the CPU seconds it was given, and says so."""
+    told: dict[Peer, dict[str, float]] = {}
+    stop = Peer._stop
+    monkeypatch.setattr(Peer, "_stop", lambda peer: told.setdefault(peer, stop(peer)))
     source = """
 import signal
 for number in set(range(1, 65)) - {9, 19, 32, 33}:
@@ -235,9 +239,23 @@ for number in set(range(1, 65)) - {9, 19, 32, 33}:
 while True:
     pass
 """
-    peer = box.worker(cpu_seconds=1, reply_seconds=30)
-    with pytest.raises(Lost, match="1 s of CPU time"):
+    peer = box.worker(cpu_seconds=seconds, reply_seconds=30)
+    with pytest.raises(Lost, match=f"{seconds} s of CPU time"):
         peer.load("minituner.probe", "probe.py", source)
+    assert seconds / 2 < told[peer]["cpu_s"] < seconds + 0.5, (
+        "the kernel's own limit has whole seconds"
+    )
+
+
+def test_the_kernels_limit_on_cpu_time_stands_behind_the_keepers(box: Box) -> None:
+    """The next whole second, and nothing in the worker can raise it."""
+    peer = box.worker(cpu_seconds=0.25)
+    source = "import resource\nfound = resource.getrlimit(resource.RLIMIT_CPU)\n"
+    try:
+        peer.load("minituner.probe", "probe.py", source)
+        assert Talk(peer).ask(name("minituner.probe.found")) == (1, 1)
+    finally:
+        peer.close()
 
 
 def test_nothing_is_left_when_the_judge_dies() -> None:

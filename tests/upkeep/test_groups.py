@@ -1,4 +1,7 @@
-"""Tests that share what took long stay in one process, whatever pytest and xdist make of marks."""
+"""Tests that share what took long stay in one process, whatever pytest and xdist make of marks.
+
+And what takes long starts first.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,14 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from groups import GROUPS, group_of
+
+from minituner.grading.registry import ROOT
 
 CONFTEST = """
 import pytest
@@ -26,6 +33,21 @@ import pytest
 def test_it_dies(lab):
     pass
 """
+
+
+@dataclass
+class Drawn:
+    """As much of a test as it takes to give it its turn."""
+
+    name: str
+    marks: list[pytest.MarkDecorator]
+    user_properties: list[tuple[str, object]] = field(default_factory=list)
+
+    def iter_markers(self, name: str) -> Iterator[pytest.Mark]:
+        return (one.mark for one in self.marks if one.name == name)
+
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        return next(self.iter_markers(name), None)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +90,22 @@ def test_every_group_is_of_tests_that_are_there() -> None:
     ]
     for pattern in GROUPS:
         assert any(re.search(pattern, name) for name in names), pattern
+
+
+def test_what_takes_long_starts_first(pytestconfig: pytest.Config) -> None:
+    """Before all, what needs no types of torch; the rest in the order drawn."""
+    marks = {
+        "short": [],
+        "other": [],
+        "long": [pytest.mark.long(130)],
+        "box": [pytest.mark.long(40)],
+    }
+    marks["early"] = [pytest.mark.long(30, untyped=True)]
+    drawn = [Drawn(name, marks[name]) for name in ("short", "box", "early", "other", "long")]
+    conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
+    assert conftest is not None
+    conftest.pytest_collection_modifyitems(drawn)
+    assert [item.name for item in drawn] == ["early", "long", "box", "short", "other"]
 
 
 def test_a_group_stays_in_one_process(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ FAMILIES = {
 }
 LEAST = {"00": (60, 8)}  # mutants of the lab, of each family; a later lab's in LATER
 LATER = (20, 3)
-pytestmark = pytest.mark.long(30)
+pytestmark = pytest.mark.long(30, untyped=True)
 MUTANTS = {which.id: mutants(which) for which in labs().values()}
 # A lab's bugs share one run of them all, so they stay with one process (groups.py).
 every_lab = pytest.mark.parametrize("lab", labs().values(), ids=lambda lab: lab.id)

@@ -82,7 +82,7 @@ class Box:
         return level(self.standing)
 
     def worker(
-        self, *, cpu_seconds: int = CPU_SECONDS, reply_seconds: float = REPLY_SECONDS
+        self, *, cpu_seconds: float = CPU_SECONDS, reply_seconds: float = REPLY_SECONDS
     ) -> Peer:
         """A fresh worker behind the same walls as the first one.
 
@@ -131,7 +131,7 @@ class Box:
         if "broken" in ready:
             raise Broken(str(ready["broken"]))
 
-    def _asked_for(self, cpu_seconds: int, reply_seconds: float = REPLY_SECONDS) -> Peer:
+    def _asked_for(self, cpu_seconds: float, reply_seconds: float = REPLY_SECONDS) -> Peer:
         """A worker that is on its way."""
         if self.control is None:
             raise Broken(say("the box did not start"))

@@ -52,7 +52,7 @@ class Room:
     def __exit__(self, *_: object) -> None:
         self.clear()
 
-    def begun(self, cpu_seconds: int = CPU_SECONDS) -> Peer:
+    def begun(self, cpu_seconds: float = CPU_SECONDS) -> Peer:
         """A worker that is loading the submission.
 
         Raises:
@@ -64,7 +64,7 @@ class Room:
         peer.begin(self.module, self.lab.star, self.source)
         return peer
 
-    def fresh(self, cpu_seconds: int = CPU_SECONDS) -> Peer:
+    def fresh(self, cpu_seconds: float = CPU_SECONDS) -> Peer:
         """A worker that has just loaded the submission.
 
         Raises:

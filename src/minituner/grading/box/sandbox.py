@@ -10,6 +10,7 @@ whether the level reached is enough; that is the judge's.
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -34,7 +35,7 @@ KEPT_MOUNT_FLAGS = 0x2 | 0x4 | 0x8 | 0x400 | 0x800  # nosuid nodev noexec noatim
 class Limits:
     """What one worker may use of the machine."""
 
-    cpu_seconds: int
+    cpu_seconds: float  # by its keeper's clock; the kernel's own limit is the next whole second
     memory_bytes: int  # on top of what a fresh worker has mapped
     open_files: int = 64
 
@@ -93,7 +94,7 @@ def _outermost(trees: list[str]) -> list[str]:
 def limit(limits: Limits, mapped: int) -> None:
     """CPU, memory, files, processes: hard limits that nothing in the worker can raise."""
     wanted = {
-        resource.RLIMIT_CPU: limits.cpu_seconds,
+        resource.RLIMIT_CPU: math.ceil(limits.cpu_seconds),
         resource.RLIMIT_AS: mapped + limits.memory_bytes,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: 0,

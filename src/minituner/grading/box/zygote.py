@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -169,7 +170,7 @@ class Zygote:
                 os.close(line)
                 self.work(limits, wire, [*self.standing, *wanted], slot)
             os.close(wire)
-            told = _watch(worker, line)
+            told = _watch(worker, line, limits.cpu_seconds)
         except OSError as error:
             told = {"broken": str(error)}
         try:
@@ -200,13 +201,20 @@ class Zygote:
             os._exit(0)
 
 
-def _watch(worker: int, line: int) -> dict[str, Any]:
-    """Wait for the worker's end, or bring it about when the judge says so or is gone."""
+def _watch(worker: int, line: int, cpu_seconds: float) -> dict[str, Any]:
+    """Wait for the worker's end, or bring it about when the judge says so, is gone, or time is up.
+
+    The kernel's own limit on CPU time counts ticks and whole seconds; this one, what was used.
+    """
     handle = os.pidfd_open(worker)
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     poll.register(line, select.POLLIN)
-    if handle not in dict(poll.poll()):
+    used = ~worker << 3 | 2  # man 3 clock_getcpuclockid: how Linux numbers a process's clock
+    ready: dict[int, int] = {}
+    while not ready and (left := cpu_seconds - time.clock_gettime(used)) > 0:
+        ready = dict(poll.poll(1000 * left + 1))
+    if handle not in ready:
         os.kill(worker, signal.SIGKILL)
     _, status, usage = os.wait4(worker, 0)
     return {
