@@ -60,7 +60,7 @@ class Attack:
     lab: str = "00"  # whose ★ file it stands for
     text: str = ""  # of a file that serves several labs
     build: str = ""
-    limits: str = ""  # of test_attacks.py: "loop", "wait" or "memory"; it takes all there is
+    limits: str = ""  # a row of LIMITS in test_attacks.py, where it would take all there is
     open: str = ""  # a hole that is known and not closed: why; the test then expects to fail
     harm: tuple[str, ...] = ()  # what must be untouched: mark, tree, process, port, victim, …
 

@@ -35,13 +35,16 @@ NESTED = "MINITUNER_ATTACKED_AS_NOBODY"  # set in the second run, so that it doe
 SECONDS = 120.0  # above every limit of the exam together
 # Attacks that earn nothing, loop or wait may take all the time there is, so there is less of it:
 # CPU seconds of a first worker and of those after a loss, and wall seconds for a reply. For what
-# loops it is six of these or more for each of CPU, where the exam has four: on a busy machine a
-# loop has to meet the first limit, not the second. What an honest check needs is a tenth of them.
-# To fill memory takes seconds of its own, and those who fill it have a quarter of what the exam
-# gives (test_box.py meets the whole).
+# loops it is twelve of these or more for each of CPU, where the exam has four: on a busy machine a
+# loop has to meet the first limit, not the second. What earns a part has four times as much as a
+# worker takes for all that is honest, 0.1 s in lab 00 and 0.2 in lab 04, where few are lost. To fill
+# memory takes seconds of its own, and those who fill it have a quarter of what the exam gives
+# (test_box.py meets the whole).
 LIMITS: dict[str, tuple[dict[float, float], float, int]] = {
     "loop": ({CPU_SECONDS: 0.5, NEXT_CPU_SECONDS: 0.25}, 12.0, MEMORY_BYTES),
-    "sooner": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 0.25}, 12.0, MEMORY_BYTES),
+    "part": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 0.5}, 12.0, MEMORY_BYTES),
+    "part-04": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0, MEMORY_BYTES),
+    "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 0.5}, 12.0, MEMORY_BYTES),
     "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0, MEMORY_BYTES // 4),
     "wait": ({}, 4.0, MEMORY_BYTES),
 }
@@ -142,7 +145,8 @@ def test_the_list_is_well_formed() -> None:
     tasks = {which.id: {task.id for task in which.tasks} | {"all"} for which in labs().values()}
     assert all(set(attack.tasks_failed) <= tasks[attack.lab] for attack in ATTACKS)
     assert {attack.lab for attack in ATTACKS} == set(labs())
-    assert {attack.limits for attack in ATTACKS} == {"", "loop", "wait", "memory"} < {"", *LIMITS}
+    assert {attack.limits for attack in ATTACKS} == {"", *LIMITS} - {"sooner"}
+    assert not any(attack.expected for attack in ATTACKS if attack.limits == "loop")
 
 
 @pytest.mark.long(130)
