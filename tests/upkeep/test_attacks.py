@@ -37,8 +37,8 @@ SECONDS = 120.0  # above every limit of the exam together
 # CPU seconds of a first worker and of those after a loss, and wall seconds for a reply. For what
 # loops it is twelve of these or more for each of CPU, where the exam has four: on a busy machine a
 # loop has to meet the first limit, not the second. What earns a part has four times as much as a
-# worker takes for all that is honest, 0.1 s in lab 00 and 0.2 in lab 04, where few are lost. To fill
-# memory takes seconds of its own, and those who fill it have a quarter of what the exam gives
+# worker takes for all that is honest: 0.1 s in lab 00, and 0.2 in lab 04, where few are lost. To
+# fill memory takes seconds of its own, and those who fill it have a quarter of what the exam gives
 # (test_box.py meets the whole).
 LIMITS: dict[str, tuple[dict[float, float], float, int]] = {
     "loop": ({CPU_SECONDS: 0.5, NEXT_CPU_SECONDS: 0.25}, 12.0, MEMORY_BYTES),

@@ -51,6 +51,14 @@ def test_a_command_loads_neither_torch_nor_pytest(tmp_path: Path) -> None:
     assert "['A5']" in done.stdout
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no server")
+def test_a_child_does_not_look_for_garbage() -> None:
+    """It ends before that would pay."""
+    wire, process = child.start("processes:tell_of_garbage")
+    assert wire.recv() is False
+    process.join()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="lists processes as Linux does")
 def test_measuring_that_does_not_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
