@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+
+COLLECTS = gc.isenabled()  # not in a child of the grader's, which ends before it would pay
+gc.disable()  # until all is loaded: to look for garbage meanwhile takes a sixth of `pytest -k lora`
+
 import random
 import re
 import warnings
@@ -58,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is loaded and collected stays: no need to look through it again and again
     gc.set_threshold(GARBAGE)
+    if COLLECTS:
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

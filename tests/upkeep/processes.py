@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from harness import LAB
@@ -20,11 +18,6 @@ def children(parent: int) -> list[int]:
 def descendants(parent: int) -> list[int]:
     """Its children, and theirs."""
     return [one for child in children(parent) for one in (child, *descendants(child))]
-
-
-def tell_of_garbage(wire: Connection) -> None:
-    """In a child: whether it looks for garbage by itself."""
-    wire.send(gc.isenabled())
 
 
 def desk_of(clerk: Clerk) -> int:
