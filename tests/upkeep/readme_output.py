@@ -28,9 +28,13 @@ FILES = ("conftest.py", "pyproject.toml", "constraints.txt")
 
 
 def fresh_clone(folder: Path) -> None:
-    """What git would clone: the working tree with the stub in place; mypy's cache beside it."""
+    """A learner's clone: the working tree with the stub in place, and mypy's cache beside it.
+
+    Without what git ignores, and the tests that are a maintainer's.
+    """
+    others = shutil.ignore_patterns("__pycache__", "results", "upkeep", "attacks")
     for part in PARTS:
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, folder / part, ignore=others)
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     (folder / lab("00").file).write_text(stub(lab("00")), encoding="utf-8")
@@ -46,6 +50,7 @@ def take_types(cache: Path) -> None:
         copy = cache / known.relative_to(ROOT / ".mypy_cache")
         copy.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(known)) as one, closing(sqlite3.connect(copy)) as other:
+            other.execute("PRAGMA synchronous = OFF")  # nobody needs it after a power cut
             one.backup(other)
 
 
