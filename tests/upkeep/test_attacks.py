@@ -46,7 +46,7 @@ LIMITS: dict[str, tuple[dict[float, float], float, int]] = {
     "part-04": ({CPU_SECONDS: 1, NEXT_CPU_SECONDS: 1}, 12.0, MEMORY_BYTES),
     "sooner": ({CPU_SECONDS: 2, NEXT_CPU_SECONDS: 0.5}, 12.0, MEMORY_BYTES),
     "memory": ({CPU_SECONDS: 30, NEXT_CPU_SECONDS: 30}, 60.0, MEMORY_BYTES // 4),
-    "wait": ({}, 4.0, MEMORY_BYTES),
+    "wait": ({}, 2.0, MEMORY_BYTES),
 }
 pytest_plugins = ["shared"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the exam needs Linux")

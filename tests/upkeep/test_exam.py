@@ -94,6 +94,7 @@ def test_a_variant_is_green(path: Path, box: Box) -> None:
 
 
 @pytest.mark.seeds
+@pytest.mark.long(20)
 @every_lab
 def test_the_reference_is_green_on_fifty_seeds(lab: Lab, box: Box) -> None:
     """Fifty fresh sets of shapes, values and orders."""

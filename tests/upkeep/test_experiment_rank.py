@@ -59,6 +59,7 @@ def tensors_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) ->
 # --- end to end -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long(10)
 def test_smoke_runs_end_to_end(parts: Any, tmp_path: Path) -> None:
     """Every table is written, every figure drawn; the bar knew how many cells there would be."""
     command = [sys.executable, str(FOLDER / "run.py"), "--smoke", "--out", str(tmp_path)]

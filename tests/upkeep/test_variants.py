@@ -89,6 +89,7 @@ def test_a_wrong_type_is_seen_in_its_own_file() -> None:
 
 
 @pytest.mark.seeds
+@pytest.mark.long(10)
 @every_lab
 def test_the_reference_passes_fifty_seeds(lab: Lab) -> None:
     """Fifty runs with different seeds and shuffles, all green."""
