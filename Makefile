@@ -85,17 +85,17 @@ stamp: $(READY)
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .minituner
 
-# The pip that comes with Python 3.11 takes twice as long to read an index as the one it can fetch;
-# where it cannot, it is used as it is.
 # A torch of the pinned version that $(PYTHON) already imports is used as it is, not downloaded again.
 # Not from within another virtual environment: a new one would see its parent's packages, not its own.
 HAS_TORCH := import sys, torch; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)" or sys.prefix != sys.base_prefix)
+# The pip that comes with Python 3.11 takes twice as long to read an index as the one that it can
+# fetch; where it cannot, it is used as it is.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "minituner: expected Python 3.11 or newer, got $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 2; }
 	@if $(PYTHON) -c '$(HAS_TORCH)' 2>/dev/null; \
 	  then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip 2>/dev/null || true
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 0 --upgrade pip 2>/dev/null || true
 
 $(VENV)/.torch: $(VENV)/bin/python constraints.txt
 	@echo "minituner: setting up $(VENV) (the first time takes a few minutes)"

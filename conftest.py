@@ -59,8 +59,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=turn, reverse=True)  # in the order drawn, but for upkeep's long ones
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what is loaded and collected stays: no need to look through it again and again
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """All is loaded and collected, here or, under `pytest -n`, by others."""
+    gc.freeze()  # that stays: no need to look through it again and again
     gc.set_threshold(GARBAGE)
     if COLLECTS:
         gc.enable()

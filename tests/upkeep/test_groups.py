@@ -40,14 +40,14 @@ class Drawn:
     """As much of a test as it takes to give it its turn."""
 
     name: str
-    marks: list[pytest.MarkDecorator]
+    mark: pytest.MarkDecorator | None = None
     user_properties: list[tuple[str, object]] = field(default_factory=list)
 
     def iter_markers(self, name: str) -> Iterator[pytest.Mark]:
-        return (one.mark for one in self.marks if one.name == name)
+        return iter(())
 
     def get_closest_marker(self, name: str) -> pytest.Mark | None:
-        return next(self.iter_markers(name), None)
+        return self.mark.mark if self.mark and self.mark.name == name else None
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,13 @@ def test_every_group_is_of_tests_that_are_there() -> None:
 
 def test_what_takes_long_starts_first(pytestconfig: pytest.Config) -> None:
     """Before all, what needs no types of torch; the rest in the order drawn."""
-    marks = {
-        "short": [],
-        "other": [],
-        "long": [pytest.mark.long(130)],
-        "box": [pytest.mark.long(40)],
-    }
-    marks["early"] = [pytest.mark.long(30, untyped=True)]
-    drawn = [Drawn(name, marks[name]) for name in ("short", "box", "early", "other", "long")]
+    drawn = [
+        Drawn("short"),
+        Drawn("box", pytest.mark.long(40)),
+        Drawn("early", pytest.mark.long(30, untyped=True)),
+        Drawn("other"),
+        Drawn("long", pytest.mark.long(130)),
+    ]
     conftest = pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
     assert conftest is not None
     conftest.pytest_collection_modifyitems(drawn)

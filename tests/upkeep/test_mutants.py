@@ -37,7 +37,7 @@ every_mutant = pytest.mark.parametrize(
 )
 
 
-seeds = cache(partial(draw_seeds, least=1))
+seeds = cache(partial(draw_seeds, least=1))  # the same for all bugs, which share a run of each
 
 
 @cache

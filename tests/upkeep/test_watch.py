@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 from harness import LAB, REFERENCE, mutants
-from readme_output import take_types
+from readme_output import fresh_clone
 from terminal import Terminal, none_running, running
 
 from minituner.grading.contract import TEST_SECONDS
-from minituner.grading.registry import ROOT
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="no pty"), pytest.mark.long(20)]
 BLOCKS = {"B": ("B1", "B2", "B3"), "C": ("C1", "C2"), "D": ("D1",)}
@@ -43,20 +42,8 @@ def unwritten(text: str, *blocks: str) -> str:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The repository as it is now, without what git ignores but mypy's cache: a learner's clone."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        if name.startswith("tests/upkeep/") or not (ROOT / name).is_file():
-            continue
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, tmp_path / name)
-    take_types(tmp_path / ".mypy_cache")
+    """A learner's, as it is shipped, with mypy's cache."""
+    fresh_clone(tmp_path)
     return tmp_path
 
 

@@ -57,7 +57,7 @@ def adapt_eval_puts_every_mode_back(ask: Asking) -> None:
 
 def adapt_eval_loss_weighs_tokens_not_batches(ask: Asking) -> None:
     of = loop(ask)
-    last = batch(ask, 2, ask.rng.randint(3, 8), 0.0)  # all of it counts, of the first one of two
+    last = batch(ask, 2, ask.rng.randint(3, 8), 0.0)  # all of it counts; of the first, one of two
     batches = [batch(ask, 1, 2, 1.0), batch(ask, 4, 6), last]
     got = ask.w.ask(ask.star("evaluate")(of.model, batches))
     inputs, targets = (torch.cat([part[i].flatten() for part in batches]) for i in (0, 1))

@@ -156,11 +156,8 @@ def unpacked(told: object) -> dict[str, Tensor]:
     rows = {key: row for key, row in header.items() if key != "__metadata__"}
     found, body, at = {}, whole[start:], 0
     for key, row in sorted(rows.items(), key=lambda item: _offsets(item[1])):
-        dtype, shape, (begin, end) = (
-            DTYPES.get(str(row.get("dtype"))),
-            row.get("shape"),
-            _offsets(row),
-        )
+        dtype, shape = DTYPES.get(str(row.get("dtype"))), row.get("shape")
+        begin, end = _offsets(row)
         sound = isinstance(shape, list) and len(shape) <= 4
         sound = sound and all(type(n) is int and 0 < n <= 1 << 20 for n in shape)
         if dtype is None or not sound or begin != at or end > len(body):
